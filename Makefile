@@ -1,0 +1,45 @@
+# The same targets for people and for CI. Everything lives in .venv; nothing needs root.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+$(INSTALLED): pyproject.toml annoris/__init__.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+install: $(INSTALLED)  ## Install Annoris and the tools for working on it into .venv
+
+demo: $(INSTALLED)  ## Save and load real sessions, on a master of their own
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
+
+test: $(INSTALLED) lint type  ## Lint, check types and layers, run every test
+	$(BIN)/pytest -n 2
+
+lint: $(INSTALLED)  ## Check style, rules and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: $(INSTALLED)  ## Check types, strictly
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## Mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+coverage: $(INSTALLED)  ## Tests with branch coverage
+	$(BIN)/pytest -n 2 --cov --cov-report=term-missing:skip-covered
+
+bench: $(INSTALLED)  ## Time each verb against its floor
+	$(BIN)/python benchmarks/bench.py
+
+clean:  ## Remove what these targets made
+	rm -rf .venv .demo dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+.PHONY: help install demo test lint type format coverage bench clean

@@ -1,0 +1,274 @@
+"""The nouns of Annoris as frozen values. Times are ISO 8601 in UTC with seconds and ``Z``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+class Deadline:
+    """A moment after which nothing may still be under way; every wait is cut to it."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self, most: float = float("inf")) -> float:
+        """Seconds left, at most ``most``, never below zero."""
+        return max(0.0, min(most, self._end - time.monotonic()))
+
+    @property
+    def over(self) -> bool:
+        return self.left() == 0.0
+
+
+Tier = Literal["hot", "emergency", "master", "clone", "outbox"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a document's structure; a warning unless ``error``."""
+
+    rule: str
+    message: str
+    line: int = 0  # 1-based; 0: the document as a whole
+    error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """One credential in a text. ``excerpt`` is masked; ``fingerprint`` allows it by name."""
+
+    rule: str
+    line: int
+    column: int
+    excerpt: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What a document says of itself, in its front matter or else in its body."""
+
+    id: str = ""
+    project: str = ""
+    name: str = ""
+    title: str = ""
+    status: str = ""
+    priority: str = ""
+    created: str = ""
+    saved: str = ""
+    etag: str = ""  # as written in the file; see document.etag for the true one
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A parsed document: ``front + body`` is its bytes, whole."""
+
+    front: bytes
+    body: bytes
+    meta: Meta
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def data(self) -> bytes:
+        return self.front + self.body
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file on master: where it is and which bytes it holds (git blob id)."""
+
+    path: str
+    oid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happened to a path between two trees; ``oid`` is empty for a removal."""
+
+    path: str
+    oid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session as the catalog lists it: one row, without its text."""
+
+    id: str
+    path: str
+    oid: str  # git blob id of the newest revision; empty while it waits in the outbox
+    project: str
+    name: str
+    title: str
+    status: str
+    priority: str
+    created: str
+    saved: str
+    size: int
+    etag: str  # of the bytes as they are
+    literal: str  # the etag that the file itself carries; differs after an edit by hand
+    body_md5: str
+    pending: str = ""  # the outbox entry that holds its bytes
+
+    @property
+    def short(self) -> str:
+        """The eight characters that people type; the tail of the id is its random part."""
+        return self.id[-8:]
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """What sessions belong to. Revenues are exact decimals, kept as text."""
+
+    name: str
+    id: str = ""
+    status: str = ""
+    priority: str = ""
+    target_revenue: str = ""
+    current_revenue: str = ""
+    sessions: int = 0
+    newest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A search result; ``snippet`` marks the matches with \x02 and \x03."""
+
+    session: Session
+    snippet: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One version of a session: its blob and the commit that brought it."""
+
+    oid: str
+    commit: str
+    at: str
+    author: str
+    message: str
+    path: str
+
+
+Op = Literal["save", "delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One write that is on its way to master; the outbox keeps it until it is there.
+
+    ``base`` is the etag of the revision that it was made from, empty for a new session.
+    ``path`` is where a new session goes; an existing one stays where master has it.
+    """
+
+    key: str  # its name in the outbox: orders drafts, names them in commits
+    op: Op
+    id: str
+    path: str
+    base: str
+    project: str
+    name: str
+    title: str
+    body_md5: str
+    at: str
+    batch: str = ""  # drafts of one command share a commit
+    data: bytes = b""
+
+
+State = Literal["master", "unchanged", "conflict", "queued", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a save or a delete answers.
+
+    ``state``: on master; already there; kept beside the version that won (``id`` and
+    ``path`` are then the copy's); waiting here; set aside because the server refused it.
+    """
+
+    state: State
+    id: str
+    path: str
+    project: str
+    title: str = ""
+    name: str = ""
+    oid: str = ""
+    commit: str = ""
+    checksum: str = ""  # MD5 of the document on master
+    size: int = 0
+    source: str = ""  # the file it came from
+    conflict_of: str = ""
+    reason: str = ""
+    problems: tuple[Problem, ...] = ()
+    op: Op = "save"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a load answers: exact bytes, where from, and how sure we are that they are new."""
+
+    session: Session
+    data: bytes
+    tier: Tier
+    checked: str  # when master was last asked
+    stale: str = ""  # why this may not be the newest; empty when it is
+    revision: str = ""  # the commit, when an older revision was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a sync did."""
+
+    pushed: int = 0
+    queued: int = 0
+    conflicts: tuple[Receipt, ...] = ()
+    set_aside: tuple[Receipt, ...] = ()
+    before: str = ""
+    after: str = ""
+    changed: int = 0
+    removed: int = 0
+    sessions: int = 0
+    milliseconds: int = 0
+    invalid: tuple[Problem, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one stands, for ``status``."""
+
+    project: str
+    newest: Session | None
+    sessions: int
+    projects: int
+    master: str
+    branch: str
+    tip: str
+    checked: str
+    stale: str
+    waiting: int
+    oldest_waiting: str
+    aside: int
+    data: str
+    config: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ailment:
+    """Something wrong with this installation, and the command that mends it."""
+
+    what: str
+    mend: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetUp:
+    """What ``init`` did."""
+
+    master: str
+    branch: str
+    sessions: int
+    brought: int  # sessions of this machine that are now there
+    others: int  # Markdown files there that are not sessions
+    config: str
