@@ -1,0 +1,239 @@
+"""Configuration: defaults < config.toml < .env < environment, as one frozen object.
+
+The only file that reads TOML and ``.env``, and only when such a file exists. Every key is a
+field below; ``[save] max_bytes`` is ``ANNORIS_SAVE_MAX_BYTES`` in the environment. An unknown
+key or a wrong type is an error that names the file and the key.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from annoris.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class MasterSettings:
+    remote: str = ""
+    branch: str = "main"
+    include: tuple[str, ...] = ("sessions/**/*.md",)
+    token: str = field(default="", repr=False)
+    author: str = ""
+    push_seconds: float = 60.0
+    fetch_seconds: float = 30.0
+    load_seconds: float = 5.0
+    fresh_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class SaveSettings:
+    max_bytes: int = 20 * 1024 * 1024
+    strict: bool = False
+    required_sections: tuple[str, ...] = ()
+    scan: bool = True
+    allow_secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    project: str = "default"
+    data_dir: str = ""
+    master: MasterSettings = MasterSettings()
+    save: SaveSettings = SaveSettings()
+    source: str = ""  # the config file that was read, if any
+
+    def at(self, name: str) -> str:
+        """A path inside the data folder."""
+        return os.path.join(self.data_dir, name)
+
+
+_SECTIONS = {"master": MasterSettings, "save": SaveSettings}
+_NOT_KEYS = {"source", *_SECTIONS}
+
+
+def load(config: str | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read everything there is; ``config`` (or ``ANNORIS_CONFIG``) must exist, the default may not.
+
+    Raises ConfigError with the file, the key and what is expected there.
+    """
+    env = dict(_dotenv())
+    env.update(os.environ if environ is None else environ)
+    path = config or env.get("ANNORIS_CONFIG") or ""
+    values: dict[str, Any] = {}
+    if path or os.path.exists(default_path(env)):
+        path = path or default_path(env)
+        values = _from_toml(path)
+    _from_environment(env, values)
+    values["data_dir"] = os.path.expanduser(values.get("data_dir") or _data_dir(env))
+    if values["data_dir"].startswith("~"):
+        raise ConfigError(
+            "no home folder is known for this user", hint="set ANNORIS_DATA_DIR to a folder"
+        )
+    sections = {name: cls(**values.pop(name, {})) for name, cls in _SECTIONS.items()}
+    settings = Settings(**values, **sections, source=path)
+    _check_remote(settings.master)
+    return settings
+
+
+def default_path(env: Mapping[str, str]) -> str:
+    """Where config.toml lies when nobody says otherwise (XDG)."""
+    base = env.get("XDG_CONFIG_HOME") or os.path.join(env.get("HOME") or "~", ".config")
+    return os.path.join(os.path.expanduser(base), "annoris", "config.toml")
+
+
+def write(path: str, changes: Mapping[str, Mapping[str, object]]) -> None:
+    """Set keys of sections in config.toml, keeping every other line. A new file is made 0600."""
+    import tomlkit  # noqa: PLC0415
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = tomlkit.parse(file.read())
+    except FileNotFoundError:
+        document = tomlkit.document()
+    for section, values in changes.items():
+        table = document.setdefault(section, tomlkit.table())
+        table.update(values)
+    os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
+    temporary = f"{path}.tmp"
+    with open(
+        os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+    ) as file:
+        file.write(tomlkit.dumps(document))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _data_dir(env: Mapping[str, str]) -> str:
+    base = env.get("XDG_DATA_HOME") or os.path.join(env.get("HOME") or "~", ".local", "share")
+    return os.path.join(base, "annoris")
+
+
+def _dotenv() -> Mapping[str, str]:
+    if not os.path.isfile(".env"):
+        return {}
+    from dotenv import dotenv_values  # noqa: PLC0415
+
+    try:
+        found = dotenv_values(".env", encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f".env: can't be read: {error}") from error
+    return {key: value for key, value in found.items() if value and key.startswith("ANNORIS_")}
+
+
+def _from_toml(path: str) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415
+
+    try:
+        with open(path, "rb") as file:
+            raw = tomllib.loads(file.read().decode())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file", hint="check --config") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: is not UTF-8 (byte {error.start})", hint="save the file as UTF-8"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    values: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key in _SECTIONS:
+            if not isinstance(value, dict):
+                raise ConfigError(f"{path}: [{key}] must be a table")
+            values[key] = {
+                name: _checked(_SECTIONS[key], name, item, f"{path}: {key}.{name}")
+                for name, item in value.items()
+            }
+        else:
+            values[key] = _checked(Settings, key, value, f"{path}: {key}")
+    return values
+
+
+def _from_environment(env: Mapping[str, str], values: dict[str, Any]) -> None:
+    for section, cls in {"": Settings, **_SECTIONS}.items():
+        for key in _keys(cls):
+            variable = "_".join(filter(None, ("ANNORIS", section, key))).upper()
+            if text := env.get(variable):
+                target = values.setdefault(section, {}) if section else values
+                target[key] = _checked(cls, key, _parsed(cls, key, text), variable)
+
+
+def _keys(cls: type) -> list[str]:
+    return [item.name for item in fields(cls) if item.name not in _NOT_KEYS]
+
+
+def _kind(cls: type, key: str) -> type:
+    for item in fields(cls):
+        if item.name == key and item.default is not MISSING:
+            return type(item.default)
+    raise KeyError(key)
+
+
+def _parsed(cls: type, key: str, text: str) -> object:
+    kind = _kind(cls, key)
+    if kind is tuple:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if kind is bool:
+        return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
+            text.lower(), text
+        )
+    for number in (int, float):
+        if kind in (int, float):
+            try:
+                return number(text)
+            except ValueError:
+                continue
+    return text
+
+
+def _checked(cls: type, key: str, value: object, where: str) -> object:
+    if key not in _keys(cls):
+        import difflib  # noqa: PLC0415
+
+        near = difflib.get_close_matches(key, _keys(cls), 1)
+        raise ConfigError(
+            f"{where}: unknown key", hint=f"did you mean {near[0]}?" if near else "remove it"
+        )
+    kind = _kind(cls, key)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{where}: must be {names.get(kind, 'a list of texts')}, not {value!r}")
+    if kind in (int, float) and isinstance(value, (int, float)) and not 0 < value < 1e12:
+        raise ConfigError(f"{where}: must be above zero, not {value!r}")
+    return value
+
+
+def _check_remote(master: MasterSettings) -> None:
+    check_remote(master.remote)
+    name = master.branch
+    bad = (" ", "~", "^", ":", "?", "*", "[", "\\", "..", "@{", "//")
+    if not name or name[0] in "-/." or name[-1] in "/." or any(part in name for part in bad):
+        raise ConfigError(f"master.branch: {name!r} is not a branch name")
+
+
+def check_remote(remote: str) -> None:
+    """Refuse a remote that carries a password, or that git would take for an option."""
+    if remote.startswith("-") or any(ord(char) < 32 for char in remote):
+        raise ConfigError(f"master.remote: {remote!r} is not a repository")
+    scheme, mark, rest = remote.partition("://")
+    if not mark:
+        return
+    user = rest.split("/", 1)[0].rpartition("@")[0]
+    if scheme in ("http", "https") and user:
+        raise ConfigError(
+            "master.remote: the URL carries a credential, which would end up in logs",
+            hint="use the plain URL and put the token into ANNORIS_MASTER_TOKEN",
+        )
+    if scheme not in ("http", "https", "ssh", "file", "git", "git+ssh", "ssh+git"):
+        raise ConfigError(
+            f"master.remote: {scheme}:// is not supported", hint="use https://, ssh:// or a path"
+        )
