@@ -1,0 +1,603 @@
+"""The catalog: a SQLite projection of master, for selecting, listing and searching.
+
+It can be deleted at any time. It knows neither git nor Markdown: callers hand it rows. Two
+layers lie in it: what master's tip holds, and over it what waits in the outbox. An entry of
+the outbox hides master's row of the same id; every reading method but ``base`` and
+``entries`` sees the result.
+
+Methods raise StorageError, with what to do, when SQLite can't go on. Damage costs nothing but
+time: the file is deleted on the spot, the catalog is empty afterwards (``commit`` is "") and
+is filled by the next ``apply``. One Catalog belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import sqlite3
+import time
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, fields
+from typing import Any
+
+from annoris.errors import StorageError, UsageError
+from annoris.model import Deadline, Hit, Project, Session
+
+VERSION = 1  # of sql/catalog.sql; a catalog of another version is thrown away
+
+_BUSY_SECONDS = 5.0
+_CHUNK = 2_000_000  # characters of text that are held in memory
+_DAMAGE = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    # Statements are ours and constant: one that does not fit means that the schema is not ours.
+    sqlite3.SQLITE_ERROR,
+}
+
+_FIELDS = ", ".join(field.name for field in fields(Session))
+_SELECT = f"SELECT {_FIELDS} FROM sessions WHERE "  # noqa: S608 - constants only
+_NEWEST = " ORDER BY saved DESC, id DESC"
+_INSERT = (
+    f"INSERT INTO sessions (layer, claim, fallback, folded, {_FIELDS}) "  # noqa: S608 - constants
+    f"VALUES ({', '.join('?' * (4 + len(fields(Session))))})"
+)
+
+# A claim that equals some file's fallback belongs to that file, else to the smallest path. So
+# ids are unique, and a function of the set of rows alone.
+_SETTLE_IDS = """
+WITH settled (n, id) AS (
+    SELECT n, CASE WHEN claim = fallback OR NOT (
+        EXISTS (SELECT 1 FROM sessions AS o WHERE o.layer = 0 AND o.fallback = s.claim)
+        OR EXISTS (
+            SELECT 1 FROM sessions AS o
+            WHERE o.layer = 0 AND o.claim = s.claim AND o.path < s.path
+        )
+    ) THEN claim ELSE fallback END
+    FROM sessions AS s WHERE layer = 0 AND claim IN (SELECT id FROM touched)
+)
+UPDATE sessions SET id = settled.id
+FROM settled WHERE settled.n = sessions.n AND settled.id <> sessions.id
+"""
+_UNHIDE = """
+UPDATE sessions SET shown = 1 WHERE shown = 0 AND id NOT IN (SELECT id FROM waiting)
+"""
+_HIDE = """
+UPDATE sessions SET shown = 0 WHERE layer = 0 AND id IN (SELECT id FROM waiting)
+"""
+
+# FTS5 itself sorts by rank and stops when no more is fetched; texts must drive for that.
+_SEARCH = f"""
+SELECT snippet(texts, -1, char(2), char(3), '…', 12), -rank, {
+    ", ".join(f"sessions.{field.name}" for field in fields(Session))
+}
+FROM texts CROSS JOIN sessions ON n = texts.rowid
+WHERE texts MATCH ? AND rank MATCH 'bm25(8, 4, 1)' AND shown = 1
+"""  # noqa: S608 - constants only
+
+# Scripts that put no spaces between words: Thai and Lao, Myanmar, Khmer, Chinese and Japanese.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u19e0-\u19ff\ua9e0-\ua9ff\uaa60-\uaa7f"
+    "\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3040-\u312f\u31a0-\u31bf"
+    "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U0001b000-\U0001b16f"
+    "\U00020000-\U0003ffff]+"
+)
+_BETWEEN = "\u200b"  # zero-width space: FTS5 ends a word there
+_QUERY = re.compile(r'"([^"]*)"?|([^\s"]+)')
+
+
+# In the class below, "list" is its method.
+Sessions = list[Session]
+Hits = list[Hit]
+Projects = list[Project]
+Names = list[str]
+Records = list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A session to be shown. ``text`` is its body, for search.
+
+    ``session.id`` is the id that the document asks for; ``fallback``, made from the path, is
+    the one it gets when another file on master keeps that.
+    """
+
+    session: Session
+    fallback: str
+    text: str
+
+
+class Catalog:
+    def __init__(self, path: str) -> None:
+        """Open the catalog at ``path``; one missing, damaged or of another version is made anew.
+
+        On a disk that can't be written an existing one is read as it is; without one, the
+        catalog lives in memory.
+        """
+        self._path = path
+        self._db = _open(path)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def reopen(self) -> None:
+        """Look at the file anew, as opening does."""
+        self._db.close()
+        self._db = _open(self._path)
+
+    # --- writing -----------------------------------------------------------------------------
+
+    @property
+    def commit(self) -> str:
+        """The commit of master that layer 0 shows; empty when it was never filled."""
+        return self._state("commit")
+
+    @property
+    def master(self) -> str:
+        """Which master layer 0 shows, in the words of the last ``apply``."""
+        return self._state("master")
+
+    def apply(
+        self,
+        *,
+        commit: str,
+        master: str = "",
+        upserts: Iterable[Row],
+        removals: Iterable[str] = (),
+        replace_all: bool = False,
+        after: str | None = None,
+    ) -> bool:
+        """Make layer 0 show ``commit``: paths removed, then rows added or replaced by path.
+
+        One transaction, which other writers wait for; ``upserts`` is consumed row by row.
+        ``replace_all`` starts from nothing. ``after`` names the commit that the changes start
+        from: when layer 0 shows another by now, nothing happens and the answer is False.
+        """
+        with self._writing():
+            if after is not None and after != self.commit:
+                return False
+            self._run("CREATE TEMP TABLE touched (id TEXT PRIMARY KEY) WITHOUT ROWID")
+            if replace_all:
+                self._empty()
+            self._remove(removals)
+            for chunk in _chunks(upserts):
+                self._remove(chunk)
+                for row in chunk.values():
+                    self._insert(0, row)
+            self._run(_SETTLE_IDS)
+            self._run("DROP TABLE touched")
+            for key, value in (("commit", commit), ("master", master)):
+                self._run("INSERT OR REPLACE INTO state VALUES (?, ?)", key, value)
+        return True
+
+    def overlay(self, rows: Iterable[Row], deleted: Iterable[tuple[str, str]]) -> None:
+        """Make layer 1 show this and nothing else: waiting saves, and deletes as (id, key).
+
+        Of several rows of one id the last shows, unless a delete's key sorts after its own.
+        """
+        rows, deleted = list(rows), list(deleted)
+        latest = {row.session.id: row for row in rows}
+        removed: dict[str, str] = {}
+        for id, key in deleted:
+            removed[id] = max(key, removed.get(id, ""))
+        waiting = [(row.session.pending, row.session.id) for row in rows]
+        waiting += [(key, id) for id, key in deleted]
+        with self._writing():
+            self._run("DELETE FROM texts WHERE rowid IN (SELECT n FROM sessions WHERE layer = 1)")
+            self._run("DELETE FROM sessions WHERE layer = 1")
+            self._run("DELETE FROM waiting")
+            for key, id in waiting:
+                self._run("INSERT OR REPLACE INTO waiting VALUES (?, ?)", key, id)
+            for id, row in latest.items():
+                if row.session.pending > removed.get(id, ""):
+                    self._insert(1, row)
+
+    def overlay_keys(self) -> frozenset[str]:
+        """The keys of all that the last ``overlay`` was given, hidden ones included."""
+        return frozenset(key for (key,) in self._rows("SELECT key FROM waiting"))
+
+    # --- reading -----------------------------------------------------------------------------
+
+    def get(self, id: str) -> Session | None:
+        return self._one("id = ? AND shown = 1", id)
+
+    def at(self, path: str) -> Session | None:
+        """The session at a path; one that waits goes before one that is there."""
+        return self._one("path = ? AND shown = 1 ORDER BY layer DESC, pending DESC", path)
+
+    def base(self, id: str) -> Session | None:
+        """What master holds under an id, whatever waits in the outbox."""
+        return self._one("id = ? AND layer = 0", id)
+
+    def named(self, project: str, name: str) -> Sessions:
+        """All sessions of that name in the project, newest first; normally one."""
+        where = "shown = 1 AND project = ? AND name = ? AND name <> ''"
+        return self._sessions(where + _NEWEST, project, name)
+
+    def prefixed(self, prefix: str) -> Sessions:
+        """Sessions of which the id, or its last eight digits, starts so; newest first."""
+        prefix = prefix.lower()
+        if not re.fullmatch(r"[0-9a-f-]+", prefix):
+            return []
+        end = prefix + "g"  # sorts after everything that starts with the prefix
+        where = (
+            "(id >= ?1 AND id < ?2 OR substr(id, -8) >= ?1 AND substr(id, -8) < ?2) AND shown = 1"
+        )
+        return self._sessions(where + _NEWEST, prefix, end)
+
+    def newest(self, project: str | None) -> Session | None:
+        """The session saved last, of a project or of all; at the same second the greater id."""
+        found = self.list(project=project, limit=1)
+        return found[0] if found else None
+
+    def list(
+        self,
+        *,
+        project: str | None = None,
+        status: str | None = None,
+        since: str | None = None,
+        limit: int | None = 20,
+        before: tuple[str, str] | None = None,
+    ) -> Sessions:
+        """Sessions, newest first, saved at ``since`` or later; the case of ``status`` is nothing.
+
+        ``before`` is the (saved, id) of the last session of the page before.
+        """
+        where, values = "shown = 1", []
+        folded = None if status is None else _folded(status)
+        for term, value in (("project =", project), ("folded =", folded), ("saved >=", since)):
+            if value is not None:
+                where += f" AND {term} ?"
+                values.append(value)
+        if before is not None:
+            where += " AND (saved, id) < (?, ?)"
+            values += before
+        return self._sessions(f"{where}{_NEWEST} LIMIT ?", *values, -1 if limit is None else limit)
+
+    def count(self, *, project: str | None = None) -> int:
+        sql = "SELECT count(*) FROM sessions WHERE shown = 1"
+        if project is None:
+            return int(self._rows(sql)[0][0])
+        return int(self._rows(sql + " AND project = ?", project)[0][0])
+
+    def search(self, text: str, *, project: str | None = None, limit: int = 20) -> Hits:
+        """Sessions that hold every word (or a longer one) and every "quoted phrase", best first.
+
+        A word in the title counts most, then in the name; among equals the newest goes first;
+        a higher score is better. Raises UsageError when there is no letter or digit to look for.
+        """
+        sql, values = _SEARCH, [_query(text)]
+        if project is not None:
+            sql, values = sql + " AND project = ?", [*values, project]
+        found: Hits = []
+        with self._guarded(), closing(self._run(sql + " ORDER BY rank", *values)) as cursor:
+            for snippet, score, *row in cursor:
+                if found and len(found) >= limit and score != found[-1].score:
+                    break
+                found.append(Hit(_session(row), _readable(snippet), score))
+        found.sort(key=lambda hit: (hit.score, hit.session.saved, hit.session.id), reverse=True)
+        return found[:limit]
+
+    def projects(self) -> Projects:
+        """All projects by name, with the number of sessions and when the newest was saved."""
+        sql = "SELECT project, count(*), max(saved) FROM sessions WHERE shown = 1 GROUP BY project"
+        return [
+            Project(name=name, sessions=number, newest=newest)
+            for name, number, newest in self._rows(sql)
+        ]
+
+    def twin(self, project: str, body_md5: str) -> Session | None:
+        """The newest session of a project that has the same body."""
+        return self._one("shown = 1 AND project = ? AND body_md5 = ?" + _NEWEST, project, body_md5)
+
+    def entries(self) -> dict[str, str]:
+        """Layer 0 as path → blob id."""
+        rows = self._rows("SELECT path, oid FROM sessions WHERE layer = 0")
+        return {_decoded(path): oid for path, oid in rows}
+
+    def near(self, text: str, project: str | None, limit: int = 5) -> Names:
+        """What a mistyped selector may have meant, best first: names and titles.
+
+        With a slash in it: project/name and titles, of all projects.
+        """
+        from difflib import get_close_matches  # noqa: PLC0415
+
+        anywhere = "/" in text
+        known: dict[str, str] = {}
+        for session in self.list(project=None if anywhere else project, limit=2000):
+            name = f"{session.project}/{session.name}" if anywhere else session.name
+            for candidate in (name if session.name else "", session.title):
+                if candidate:
+                    known.setdefault(candidate.casefold(), candidate)
+        return [known[match] for match in get_close_matches(text.casefold(), known, limit)]
+
+    # --- SQLite ------------------------------------------------------------------------------
+
+    def _state(self, key: str) -> str:
+        rows = self._rows("SELECT value FROM state WHERE key = ?", key)
+        return str(rows[0][0]) if rows else ""
+
+    def _one(self, where: str, *values: object) -> Session | None:
+        found = self._sessions(where + " LIMIT 1", *values)
+        return found[0] if found else None
+
+    def _sessions(self, where: str, *values: object) -> Sessions:
+        return [_session(row) for row in self._rows(_SELECT + where, *values)]
+
+    def _rows(self, sql: str, *values: object) -> Records:
+        with self._guarded():
+            return self._run(sql, *values).fetchall()
+
+    def _run(self, sql: str, *values: object) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(sql, values)
+        except UnicodeEncodeError:  # a file's name that is not UTF-8
+            return self._db.execute(sql, [_encoded(value) for value in values])
+
+    def _remove(self, paths: Iterable[str]) -> None:
+        """Take paths out of layer 0, their texts included."""
+        sql = "SELECT n, claim, fallback FROM sessions WHERE path = ? AND layer = 0"
+        found = [row for path in paths for row in self._run(sql, path)]
+        for n, *ids in sorted(found):
+            self._touch(ids)
+            self._run("DELETE FROM texts WHERE rowid = ?", n)
+            self._run("DELETE FROM sessions WHERE n = ?", n)
+
+    def _insert(self, layer: int, row: Row) -> None:
+        session = row.session
+        claim = session.id or row.fallback
+        values = [getattr(session, field.name) for field in fields(session)]
+        n = self._run(
+            _INSERT, layer, claim, row.fallback, _folded(session.status), *values
+        ).lastrowid
+        texts = [_indexed(text) for text in (session.title, session.name, row.text)]
+        self._run("INSERT INTO texts (rowid, title, name, body) VALUES (?, ?, ?, ?)", n, *texts)
+        if layer == 0:
+            self._touch((claim, row.fallback))
+
+    def _touch(self, ids: Iterable[str]) -> None:
+        """Note ids of which the owner must be found again."""
+        for id in ids:
+            self._run("INSERT OR IGNORE INTO touched VALUES (?)", id)
+
+    def _empty(self) -> None:
+        """Empty layer 0. The texts' index is made anew: deleting from it costs like filling it."""
+        self._run(
+            "CREATE TEMP TABLE kept AS SELECT rowid, title, name, body FROM texts "
+            "WHERE rowid IN (SELECT n FROM sessions WHERE layer = 1)"
+        )
+        schema = self._run("SELECT sql FROM sqlite_master WHERE name = 'texts'").fetchone()[0]
+        self._run("DROP TABLE texts")
+        self._run(schema)
+        self._run("INSERT INTO texts (rowid, title, name, body) SELECT * FROM kept")
+        self._run("DROP TABLE kept")
+        self._run("DELETE FROM sessions WHERE layer = 0")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction, at whose end the outbox hides what it must of master."""
+        with self._guarded(), self._db:
+            self._run("BEGIN IMMEDIATE")
+            yield
+            self._run(_UNHIDE)
+            self._run(_HIDE)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.ProgrammingError:
+            raise  # a bug of ours, such as a closed connection
+        except sqlite3.DatabaseError as error:
+            if _code(error) in _DAMAGE:
+                self._db.close()
+                with suppress(OSError):
+                    _delete(self._path)
+                self._db = _open(self._path)
+            raise _explained(error, self._path) from error
+
+
+# --- opening a file ------------------------------------------------------------------------------
+
+
+def _open(path: str) -> sqlite3.Connection:
+    try:
+        return _sound(path) or _renewed(path)
+    except OSError:
+        return _unwritable(path)
+    except sqlite3.OperationalError as error:
+        if _code(error) == sqlite3.SQLITE_BUSY:
+            raise _explained(error, path) from error
+        return _unwritable(path)
+
+
+def _sound(path: str, query: str = "") -> sqlite3.Connection | None:
+    """A connection to the catalog that lies there; None when there is none of this version."""
+    if not os.path.exists(path):
+        return None
+    name = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    db = _connect(f"file:{name}{query}")
+    try:
+        db.execute("PRAGMA synchronous = NORMAL")
+        if db.execute("PRAGMA user_version").fetchone() == (VERSION,):
+            return db
+    except sqlite3.DatabaseError as error:
+        if _code(error) not in _DAMAGE:
+            db.close()
+            raise
+    db.close()
+    return None
+
+
+def _renewed(path: str) -> sqlite3.Connection:
+    """An empty catalog in place of what lies there, unless another process was faster."""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with _alone(path):
+        if db := _sound(path):
+            return db
+        _delete(path)
+        # What it will hold is private; SQLite gives its other files the same mode.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        db = _connect(path)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            return _filled(db)
+        except BaseException:
+            db.close()
+            raise
+
+
+def _unwritable(path: str) -> sqlite3.Connection:
+    """What can be had on a disk that refuses writing: the file as it is, else memory."""
+    with suppress(sqlite3.OperationalError):
+        if db := _sound(path, "?immutable=1"):
+            return db
+    return _filled(_connect(":memory:"))
+
+
+def _connect(name: str) -> sqlite3.Connection:
+    return sqlite3.connect(name, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
+
+
+def _filled(db: sqlite3.Connection) -> sqlite3.Connection:
+    with open(os.path.join(os.path.dirname(__file__), "sql", "catalog.sql"), encoding="utf-8") as f:
+        db.executescript(f.read())
+    db.execute(f"PRAGMA user_version = {VERSION}")
+    return db
+
+
+def _delete(path: str) -> None:
+    for suffix in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            os.unlink(path + suffix)
+
+
+@contextmanager
+def _alone(path: str) -> Iterator[None]:
+    """One process at a time makes the file anew; else one could delete what another just made."""
+    deadline = Deadline(_BUSY_SECONDS)
+    with open(path + ".lock", "wb") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if deadline.over:
+                    raise StorageError(
+                        f"another process has been making the catalog {path} for too long",
+                        hint="end it if it hangs, then run the same command again",
+                    ) from None
+                time.sleep(0.01)
+        yield
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[dict[str, Row]]:
+    """Rows by path, some at a time.
+
+    FTS5 gathers changes in memory, and writes them out when a row number is smaller than the
+    one before, or when a statement that may change several rows begins. So old rows go in order
+    of their numbers, then new ones come: mixed, an update takes eight times as long.
+    """
+    chunk: dict[str, Row] = {}
+    size = 0
+    for row in rows:
+        chunk[row.session.path] = row
+        size += len(row.text)
+        if size > _CHUNK or len(chunk) == 1000:
+            yield chunk
+            chunk, size = {}, 0
+    yield chunk
+
+
+# --- values and messages -------------------------------------------------------------------------
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary code; what Python raises itself means text that isn't UTF-8: damage."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+
+
+def _explained(error: sqlite3.DatabaseError, path: str) -> StorageError:
+    code = _code(error)
+    if code in _DAMAGE:
+        return StorageError(
+            f"the catalog {path} was damaged ({error}) and has been thrown away",
+            hint="run the same command again: the catalog is rebuilt from master",
+        )
+    what, hint = {
+        sqlite3.SQLITE_BUSY: (
+            f"another process is writing the catalog {path}",
+            "wait until it is done, then run the same command again",
+        ),
+        sqlite3.SQLITE_FULL: (
+            f"no space is left on the disk for the catalog {path}",
+            "free some space, then run the same command again",
+        ),
+        sqlite3.SQLITE_READONLY: (
+            f"the catalog {path} can't be written",
+            "make the file and its folder writable for you",
+        ),
+    }.get(
+        code,
+        (f"the catalog {path} can't be used: {error}", "check the disk and the file's permissions"),
+    )
+    return StorageError(what, hint=hint)
+
+
+def _session(row: Sequence[Any]) -> Session:
+    return Session(*map(_decoded, row))
+
+
+def _encoded(value: Any) -> Any:
+    """Text that is not UTF-8 (a file's name can be such) as bytes, anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    lone = any("\ud800" <= character <= "\udfff" for character in value)
+    return value.encode("utf-8", "surrogatepass") if lone else value
+
+
+def _decoded(value: Any) -> Any:
+    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
+
+
+def _folded(status: str) -> str:
+    return status.strip().casefold()
+
+
+def _plain(text: str) -> str:
+    """One form for texts and queries: composed, full-width letters narrow, none of our marks."""
+    for mark in "\x00\x02\x03":
+        text = text.replace(mark, " ")
+    return unicodedata.normalize("NFKC", text)
+
+
+def _split(text: str) -> str:
+    """Text with each character of an unspaced script as a word of its own."""
+    return _UNSPACED.sub(lambda run: _BETWEEN + _BETWEEN.join(run[0]) + _BETWEEN, text)
+
+
+def _indexed(text: str) -> str:
+    return _split(_plain(text))
+
+
+def _readable(snippet: str) -> str:
+    return " ".join(snippet.replace(_BETWEEN, "").split())
+
+
+def _query(text: str) -> str:
+    """What a person typed, as an FTS5 expression: nothing in it but quoted strings."""
+    text = _plain(text.encode(errors="replace").decode())
+    if not any(character.isalnum() for character in text):
+        raise UsageError(
+            "there is nothing to search for: no letter and no digit was given",
+            hint='give words or a "quoted phrase", for example: annoris search deploy key',
+        )
+    parts = [
+        f'"{_split(phrase)}"' if phrase else f'"{_split(word)}"*'
+        for phrase, word in _QUERY.findall(text)
+        if phrase or word
+    ]
+    return " ".join(dict.fromkeys(parts))

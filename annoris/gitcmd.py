@@ -1,0 +1,268 @@
+"""Running git: never a prompt, never the user's hooks, never past a deadline.
+
+Every process gets a session of its own (so that nothing can ask on a terminal), a scrubbed
+environment, our settings by ``GIT_CONFIG_*`` (so that no secret is in argv), and dies with its
+whole group at the deadline. ``refusal`` turns the words of a failed push or fetch, which
+``LC_ALL=C`` keeps stable, into our errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO
+
+from annoris.errors import (
+    AnnorisError,
+    AuthRefused,
+    ConfigError,
+    NotFound,
+    PolicyRefused,
+    RemoteRefused,
+    RemoteUnreachable,
+    StorageError,
+)
+from annoris.model import Deadline
+
+NOTHING = subprocess.DEVNULL
+
+# What a user may say about how git reaches the network; every other GIT_ variable is dropped,
+# or git would write into the repository whose hook we were started from.
+_KEEP = re.compile(
+    r"GIT_(SSH|SSH_COMMAND|SSH_VARIANT|SSL_\w+|PROXY_\w+|HTTP_\w+|EXEC_PATH"
+    r"|CONFIG_GLOBAL|CONFIG_SYSTEM|CONFIG_NOSYSTEM|ALLOW_PROTOCOL|CEILING_DIRECTORIES)"
+)
+_CONFIG = {
+    "commit.gpgSign": "false",
+    "core.attributesFile": os.devnull,
+    "core.autocrlf": "false",
+    "core.fsync": "all",
+    "core.hooksPath": os.devnull,
+    "core.quotePath": "false",
+    "credential.interactive": "false",
+    "fetch.recurseSubmodules": "false",
+    "gc.auto": "0",
+    "http.lowSpeedLimit": "100",
+    "http.lowSpeedTime": "15",
+    "maintenance.auto": "false",
+    "protocol.ext.allow": "never",
+    "push.followTags": "false",
+    "push.gpgSign": "false",
+    "push.recurseSubmodules": "no",
+    "transfer.fsckObjects": "false",
+}
+SSH_OPTIONS = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5"
+
+
+class LostRace(AnnorisError):
+    """Somebody else moved master between our fetch and our push; never leaves the core."""
+
+    code = "race"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    code: int
+    output: bytes
+    text: str
+
+
+def scrub_environment() -> None:
+    """Forget the repository whose hook or shell we were started from, for every child."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        if not _KEEP.fullmatch(name) and name != "GIT_PYTHON_REFRESH":
+            del os.environ[name]
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    settings = {**_CONFIG, **(extra or {})}
+    environment = dict(os.environ)
+    ssh = settings.pop("core.sshCommand", "")
+    if ssh:
+        environment["GIT_SSH_COMMAND"] = ssh
+    for number, (key, value) in enumerate(settings.items()):
+        environment[f"GIT_CONFIG_KEY_{number}"] = key
+        environment[f"GIT_CONFIG_VALUE_{number}"] = value
+    return environment | {
+        "GIT_CONFIG_COUNT": str(len(settings)),
+        "GIT_ASKPASS": "",  # set and empty: git asks no program at all
+        "SSH_ASKPASS_REQUIRE": "never",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GCM_INTERACTIVE": "never",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "LC_ALL": "C",
+        "LANGUAGE": "",
+    }
+
+
+@contextlib.contextmanager
+def process(
+    command: list[str], environment: dict[str, str], stdin: IO[bytes] | int, stderr: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a session of its own (no terminal to ask on), dead when the block ends."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=environment,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise no_git() from error
+    try:
+        with process:
+            try:
+                yield process
+            finally:
+                if process.stdin:
+                    with contextlib.suppress(OSError):
+                        process.stdin.close()
+                if process.poll() is None:
+                    kill(process)
+    finally:
+        # A helper that git left behind (a credential helper, ssh) dies with its group.
+        kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def no_git() -> ConfigError:
+    return ConfigError("git isn't installed or not on PATH", hint="install git 2.36 or newer")
+
+
+def run(
+    command: list[str],
+    deadline: Deadline,
+    stdin: bytes = b"",
+    extra: Mapping[str, str] | None = None,
+) -> Result:
+    """Run a command to its end; code -1 and no output when the deadline came first."""
+    with process(command, environment(extra), subprocess.PIPE, subprocess.PIPE) as child:
+        try:
+            output, errors = child.communicate(stdin, timeout=max(0.05, deadline.left()))
+        except subprocess.TimeoutExpired:
+            return Result(-1, b"", "no answer within the time limit")
+    return Result(child.returncode, output, text(errors))
+
+
+_RACE = re.compile(
+    r"fetch first|non-fast-forward|stale info|cannot lock ref|failed to (?:lock|update ref)"
+    r"|incorrect old value|reference already exists|remote ref updated since"
+)
+_WHOLE = re.compile(
+    r"GH006|protected branch|GH00[27]|currently checked out|deny updating|read.?only"
+)
+_CONTENT = re.compile(r"GH013|GH001|exceeds GitHub's file size|rule violations")
+_HOOK = re.compile(r"GH0\d\d|hook declined|prohibited")
+_AUTH = re.compile(
+    r"authentication failed|could not read (?:username|password)|permission denied \("
+    r"|error: 40[13]|host key verification failed|invalid username|access denied|SSO",
+    re.IGNORECASE,
+)
+_MISSING = re.compile(
+    r"repository '?.*'? ?not found|does not appear to be a git repository|error: 404"
+    r"|does not exist|not a git repository",
+    re.IGNORECASE,
+)
+_NO_BRANCH = re.compile("couldn't find remote ref")
+_FULL = re.compile(r"^(?!remote:).*No space left on device", re.MULTILINE)
+_NAMED = re.compile(r"(?:path: |File )(\S.*?)(?::\d+$| is [\d.]+ MB|$)", re.MULTILINE)
+
+
+def refusal(result: Result, remote: str, branch: str) -> AnnorisError:
+    """The error that a failed push or fetch means. The order of the tests is from sure to vague."""
+    words = f"{text(result.output)}\n{result.text}"
+    said = last_line(re.sub(r"^remote:\s*", "", result.text, flags=re.MULTILINE))
+    tests: tuple[tuple[re.Pattern[str], Callable[[], AnnorisError]], ...] = (
+        (_NO_BRANCH, lambda: NotFound(f"{remote} has no branch {branch}")),
+        (_FULL, lambda: StorageError("the disk is full", hint="free some space; annoris sync")),
+        (_WHOLE, lambda: PolicyRefused(
+            f"{remote} refuses every push to {branch}: {_why(words)}", about="branch",
+            hint="allow this user to push there; annoris sync then delivers what waits")),
+        (_CONTENT, lambda: PolicyRefused(
+            f"{remote} refuses the document: {_why(words)}", about="content",
+            paths=tuple(_NAMED.findall(_bare(words))))),
+        (_HOOK, lambda: PolicyRefused(f"{remote} refuses the push: {_why(words)}")),
+        (_RACE, lambda: LostRace("master moved")),
+        (_AUTH, lambda: AuthRefused(
+            f"{remote} does not let this user in: {said}", hint=_auth_hint(remote))),
+        (_MISSING, lambda: RemoteRefused(
+            f"{remote} is not a repository that this user can see: {said}",
+            hint="check the address: annoris init --remote URL")),
+    )  # fmt: skip
+    for pattern, made in tests:
+        if pattern.search(words):
+            return made()
+    return RemoteUnreachable(
+        f"{remote} can't be reached: {said}", hint="annoris sync delivers what waits"
+    )
+
+
+def _bare(words: str) -> str:
+    return re.sub(r"^(?:remote|fatal|error):\s*", "", words, flags=re.MULTILINE)
+
+
+def _auth_hint(remote: str) -> str:
+    if remote.startswith("http"):
+        return "put a token that may write to the repository into ANNORIS_MASTER_TOKEN"
+    return (
+        "check the key and the host with: ssh -T "
+        + remote.removeprefix("ssh://").split(":")[0].split("/")[0]
+    )
+
+
+def _why(words: str) -> str:
+    """The line of a refusal that names its rule."""
+    lines = [
+        re.sub(r"^(?:remote:\s*|error:\s*|-\s*)*", "", line).strip() for line in words.splitlines()
+    ]
+    for pattern in (
+        r"Push cannot contain",
+        r"exceeds",
+        r"GH0\d\d",
+        r"declined",
+        r"currently checked",
+    ):
+        for line in lines:
+            if re.search(pattern, line):
+                return line.split("\t")[-1]
+    return last_line(words)
+
+
+def break_stale_lock(words: str) -> bool:
+    """Remove a lock that a killed git left. Only the holder of our own lock comes here."""
+    found = re.search(r"Unable to create '([^']+\.lock)': File exists", words)
+    if not found:
+        return False
+    path = found.group(1)
+    with contextlib.suppress(FileNotFoundError):
+        age = time.time() - os.stat(path).st_mtime
+        if 0 <= age < 2:
+            time.sleep(2 - age)
+        os.unlink(path)
+    return True
+
+
+def last_line(words: str) -> str:
+    """The line of git's output that says why: its first fatal one, else its last."""
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    for line in lines:
+        if line.startswith(("fatal: ", "error: ", "ERROR: ")):
+            return line.partition(": ")[2]
+    wordy = [line for line in lines if not line.startswith(("hint:", "To ", "Done"))]
+    return (wordy or lines or ["no reason given"])[-1]
+
+
+def text(raw: bytes) -> str:
+    return raw.decode(errors="surrogateescape")

@@ -1,0 +1,627 @@
+"""Master: the git repository that always wins, through a bare clone of it. The only git.
+
+No work tree, no index, no rebase state: a write is one ``git fast-import`` on the fetched tip
+(flat in the number of sessions, one process for many documents) and one push whose lease names
+that tip, so that the server compares and swaps. Without a remote the clone is itself master.
+
+Every git process runs without a terminal, without prompts, with the user's hooks, signing and
+line-end settings off, in a process group that is killed at the deadline. GitPython makes and
+configures the clone and reads history; the paths that one save or load goes through spawn git
+directly, because importing GitPython alone (0.1 s) would cost more than the whole load.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import os
+import random
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import IO, Any
+
+from annoris import gitcmd
+from annoris.errors import (
+    Locked,
+    NotFound,
+    StorageError,
+)
+from annoris.model import Change, Deadline, Revision
+from annoris.settings import MasterSettings
+
+_LOCAL_SECONDS = 120.0
+_FETCHED = "refs/annoris/fetched"
+_NEXT = "refs/annoris/next"
+_TRAILER = "Annoris-Save"
+_FORMAT = b'# Annoris keeps sessions in this repository.\nversion = 1\nscope = "plain"\n'
+FOUNDATION = {
+    ".annoris/format.toml": _FORMAT,
+    # Bytes stay bytes in every checkout: no line-end conversion for what we wrote.
+    "sessions/.gitattributes": b"* -text\n",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One commit to make: whole files by path, None for a removal."""
+
+    files: Mapping[str, bytes | None]
+    message: str
+    at: str
+    batch: str = ""
+
+
+class Master:
+    """The clone in ``folder`` and the remote that it is a clone of."""
+
+    def __init__(self, folder: str, settings: MasterSettings) -> None:
+        gitcmd.scrub_environment()
+        self.folder = folder
+        self.remote = os.path.expanduser(settings.remote)
+        self.branch = settings.branch
+        self._settings = settings
+        self._ref = f"refs/heads/{settings.branch}"
+        self._included = _matcher(settings.include)
+
+    @property
+    def embedded(self) -> bool:
+        """No remote: the clone is master."""
+        return not self.remote
+
+    @property
+    def identity(self) -> str:
+        """What a projection was made from; another value means that it must be made anew."""
+        return "\n".join((self.remote, self.branch, *self._settings.include))
+
+    def included(self, path: str) -> bool:
+        """Whether a file on master is a session."""
+        return self._included(path)
+
+    # --- the clone ---------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        return os.path.exists(os.path.join(self.folder, "HEAD"))
+
+    def create(self) -> None:
+        """Make the bare clone, empty; harmless where it exists."""
+        if self.exists():
+            return
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        import git  # noqa: PLC0415
+
+        try:
+            os.makedirs(os.path.dirname(self.folder) or ".", mode=0o700, exist_ok=True)
+            repo = git.Repo.init(self.folder, bare=True, initial_branch=self.branch)
+            with repo, repo.config_writer() as config:
+                config.set_value("core", "logAllRefUpdates", "always")
+                # What a force push removed stays recoverable for a year.
+                config.set_value("gc", "reflogExpire", "365.days")
+                config.set_value("gc", "reflogExpireUnreachable", "365.days")
+        except git.GitCommandNotFound as error:
+            raise gitcmd.no_git() from error
+        except (git.GitCommandError, OSError) as error:
+            raise StorageError(
+                f"the clone can't be made in {self.folder}: {gitcmd.last_line(str(error))}",
+                hint="set ANNORIS_DATA_DIR to a folder that can be written",
+            ) from error
+
+    @contextlib.contextmanager
+    def lock(self, deadline: Deadline) -> Iterator[None]:
+        """One writer of this clone at a time, across processes. Raises Locked at the deadline."""
+        path = f"{self.folder}.lock"
+        try:
+            os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StorageError(
+                f"{path}: {error.strerror}",
+                hint="set ANNORIS_DATA_DIR to a folder that can be written",
+            ) from error
+        try:
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if deadline.over:
+                        raise Locked(
+                            "another annoris is writing on this machine",
+                            hint="wait for it to end, then try again",
+                        ) from None
+                    time.sleep(deadline.left(random.uniform(0.005, 0.025)))  # noqa: S311 - jitter
+            yield
+        finally:
+            os.close(handle)
+
+    def tip(self) -> str:
+        """The newest commit of master that this machine knows; empty when there is none."""
+        return self._read_ref(self._ref)
+
+    def fetched(self) -> str:
+        """The commit that the last fetch found."""
+        return self._read_ref(_FETCHED)
+
+    def accept(self, commit: str) -> None:
+        """Make ``commit`` the tip that this machine works from."""
+        if commit:
+            self._local("update-ref", self._ref, commit)
+        elif self.tip():
+            self._local("update-ref", "-d", self._ref)
+
+    # --- reading -----------------------------------------------------------------------------
+
+    def tree(self, commit: str) -> dict[str, str]:
+        """Sessions of a commit: path → blob id. Symlinks and submodules are not sessions."""
+        if not commit:
+            return {}
+        lines = self._local("ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0")
+        return _blobs(lines, self.included)
+
+    def diff(self, old: str, new: str) -> list[Change]:
+        """Sessions that differ between two commits; a rename is a removal and an addition."""
+        output = self._local("diff-tree", "-r", "-z", "--no-renames", "--raw", old, new)
+        parts = output.split(b"\0")
+        changes = []
+        for head, raw in zip(parts[::2], parts[1::2], strict=False):
+            _, mode, _, oid, _ = head.decode().split(" ")
+            if (path := gitcmd.text(raw)) and self.included(path):
+                changes.append(Change(path, oid if mode.startswith("100") else ""))
+        return changes
+
+    def blob(self, oid: str) -> bytes:
+        """The bytes of one blob. Raises StorageError when the clone can't give them."""
+        return self._local("cat-file", "blob", oid)
+
+    def blobs(self, oids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Many blobs by one process, each once; in the order asked while they are few.
+
+        Above 2,000 the whole object store is streamed in its own order: a delta chain is
+        then unpacked once and not once for each of its members.
+        """
+        wanted = dict.fromkeys(oids)
+        every = len(wanted) > 2000
+        with tempfile.TemporaryFile() as questions:
+            questions.write("".join(f"{oid}\n" for oid in wanted).encode())
+            questions.seek(0)
+            arguments = ["--batch-all-objects", "--unordered"] if every else []
+            with self._stream(
+                "cat-file", "--batch", "--buffer", *arguments, stdin=questions
+            ) as out:
+                while header := out.readline():
+                    fields = header.decode().split()
+                    if fields[-1] == "missing":
+                        raise StorageError(f"the clone lacks object {fields[0]}", hint=self.mend)
+                    data = out.read(int(fields[2]) + 1)[:-1]
+                    if fields[0] in wanted:
+                        yield fields[0], data
+
+    def log(self, path: str) -> list[Revision]:
+        """Every revision of a path, newest first; one with an empty ``oid`` removed it."""
+        if not self.tip():
+            return []
+        form = "--format=%x01%H%x00%ct%x00%an%x00%s%x00"
+        output = self._history(
+            "log",
+            form,
+            "--raw",
+            "-z",
+            "--no-abbrev",
+            "--no-renames",
+            self._ref,
+            "--",
+            path,
+        )
+        found = []
+        for record in output.split(b"\x01")[1:]:
+            commit, when, author, subject, *rest = record.split(b"\0")
+            raw = b" ".join(rest).split()
+            if len(raw) >= 5:
+                oid = raw[3].decode()
+                found.append(
+                    Revision(
+                        oid="" if set(oid) == {"0"} else oid,
+                        commit=commit.decode(),
+                        at=_iso(int(when)),
+                        author=author.decode(errors="replace"),
+                        message=subject.decode(errors="replace"),
+                        path=path,
+                    )
+                )
+        return found
+
+    def removed_with(self, commit: str) -> list[str]:
+        """Paths that a commit removed, for following a session that was moved by hand."""
+        output = self._local(
+            "diff-tree",
+            "-r",
+            "-z",
+            "--no-renames",
+            "--diff-filter=D",
+            "--name-only",
+            "--no-commit-id",
+            commit,
+        )
+        return [path for raw in output.split(b"\0") if (path := gitcmd.text(raw))]
+
+    def once(self, pattern: str) -> list[str]:
+        """Paths that fit a glob and were removed at some time."""
+        if not self.tip():
+            return []
+        output = self._local(
+            "log",
+            "--diff-filter=D",
+            "--name-only",
+            "--format=",
+            "-z",
+            "--no-renames",
+            self._ref,
+            "--",
+            f":(glob){pattern}",
+        )
+        return [path for raw in output.split(b"\0") if (path := gitcmd.text(raw).strip())]
+
+    def applied(self, batch: str, path: str) -> bool:
+        """Whether a commit of that outbox batch already touched the path."""
+        if not self.tip():
+            return False
+        found = self._local(
+            "log",
+            "-1",
+            "--format=%H",
+            "--fixed-strings",
+            f"--grep={_TRAILER}: {batch}",
+            self._ref,
+            "--",
+            path,
+        )
+        return bool(found.strip())
+
+    def changed_at(self, paths: Iterable[str], since: str = "") -> dict[str, str]:
+        """When each path last changed, by one walk that ends when all are found."""
+        left = set(paths)
+        found: dict[str, str] = {}
+        if not left or not self.tip():
+            return found
+        span = f"{since}..{self._ref}" if since else self._ref
+        with self._stream(
+            "log",
+            "--format=%x01%ct",
+            "--name-only",
+            "-z",
+            "--no-renames",
+            span,
+        ) as out:
+            for commit in _split(out, b"\x01"):
+                when, *names = commit.split(b"\0")
+                for name in names:
+                    if (path := gitcmd.text(name).lstrip("\n")) in left:
+                        left.discard(path)
+                        found[path] = _iso(int(when))
+                if not left:
+                    break
+        return found
+
+    def deliberate(self, old: str, new: str) -> set[str]:
+        """Paths that Annoris itself removed between two commits, one built on the other."""
+        output = self._local(
+            "log",
+            "--format=",
+            "--diff-filter=D",
+            "--name-only",
+            "-z",
+            "--no-renames",
+            f"--grep={_TRAILER}: ",
+            f"{old}..{new}",
+        )
+        return {path for raw in output.split(b"\0") if (path := gitcmd.text(raw).strip())}
+
+    # --- writing -----------------------------------------------------------------------------
+
+    def commit(self, tip: str, commits: Iterable[Commit]) -> str:
+        """Make commits on ``tip``; answers the last one. Nothing is pushed yet."""
+        stream = [f"feature done\nreset {_NEXT}\n".encode()]
+        stream += [f"from {tip}\n\n".encode()] if tip else [b"\n"]
+        who = self._author()
+        ready = list(commits)
+        if not tip:
+            ready.insert(0, Commit(FOUNDATION, "Begin a home for sessions", now()))
+        for number, commit in enumerate(ready, 1):
+            stream += _import(commit, number, who, tip if number == 1 else "")
+        stream.append(f"get-mark :{len(ready)}\ndone\n".encode())
+        output = self._local(
+            "fast-import", "--quiet", "--force", "--depth=0", stdin=b"".join(stream)
+        )
+        return output.split()[-1].decode()
+
+    def merge(self, first: str, second: str, files: Mapping[str, bytes]) -> str:
+        """A commit with both histories: the tree of ``first`` plus ``files``."""
+        commit = Commit(files, "Join the sessions of this machine", now())
+        parts = _import(commit, 1, self._author(), first, merge=second)
+        stream = [
+            f"feature done\nreset {_NEXT}\nfrom {first}\n\n".encode(),
+            *parts,
+            b"get-mark :1\ndone\n",
+        ]
+        output = self._local("fast-import", "--quiet", "--force", stdin=b"".join(stream))
+        return output.split()[-1].decode()
+
+    def push(self, commit: str, tip: str, deadline: Deadline) -> None:
+        """Make ``commit`` master's tip if it still is ``tip`` there, and ours after it.
+
+        The lease makes the server compare and swap even against a history that was rewound.
+        Raises LostRace, PolicyRefused, AuthRefused, RemoteRefused or RemoteUnreachable.
+        """
+        if self.remote:
+            lease = f"--force-with-lease={self._ref}:{tip}"
+            arguments = ["push", "--porcelain", "--no-verify", lease]
+            if self.local_remote:  # fsync there too: its own configuration decides otherwise
+                arguments.append("--receive-pack=git -c core.fsync=all receive-pack")
+            self._network(*arguments, "--", self.remote, f"{commit}:{self._ref}", deadline=deadline)
+        self.accept(commit)
+
+    def fetch(self, deadline: Deadline) -> str:
+        """Ask master for its tip; empty when the branch isn't there. ``accept`` comes after."""
+        if self.embedded:
+            return self.tip()
+        try:
+            self._network(
+                "fetch",
+                "--quiet",
+                "--no-tags",
+                "--no-write-fetch-head",
+                "--",
+                self.remote,
+                f"+{self._ref}:{_FETCHED}",
+                deadline=deadline,
+            )
+        except NotFound:
+            if self.fetched():
+                self._local("update-ref", "-d", _FETCHED)
+            return ""
+        return self.fetched()
+
+    def documents(self, commit: str) -> dict[str, str]:
+        """Every Markdown file of a commit, session or not: path → blob id."""
+        lines = self._local("ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0")
+        return _blobs(lines, lambda path: path.endswith(".md"))
+
+    def founded(self, commit: str) -> bool:
+        """Whether the repository says that Annoris keeps sessions in it."""
+        return bool(self._local("ls-tree", commit, "--", ".annoris/format.toml"))
+
+    def descends(self, commit: str, ancestor: str) -> bool:
+        """Whether ``commit`` is built on ``ancestor``."""
+        command = [*self._base(), "merge-base", "--is-ancestor", ancestor, commit]
+        return gitcmd.run(command, Deadline(_LOCAL_SECONDS)).code == 0
+
+    def branches(self, deadline: Deadline) -> tuple[dict[str, str], str]:
+        """Branches of the remote with their tips, and the name of its default branch."""
+        output = self._network(
+            "ls-remote", "--symref", "--", self.remote, "HEAD", "refs/heads/*", deadline=deadline
+        ).decode(errors="replace")
+        tips, default = {}, ""
+        for line in output.splitlines():
+            value, _, name = line.partition("\t")
+            if value.startswith("ref: refs/heads/") and name == "HEAD":
+                default = value.removeprefix("ref: refs/heads/")
+            elif name.startswith("refs/heads/"):
+                tips[name.removeprefix("refs/heads/")] = value
+        return tips, default
+
+    @property
+    def local_remote(self) -> bool:
+        """The remote is a folder of this machine."""
+        return self.remote.startswith("file://") or (
+            "://" not in self.remote and (":" not in self.remote or os.path.exists(self.remote))
+        )
+
+    def maintain(self) -> None:
+        """Pack loose objects in the background once there are many; git decides and detaches."""
+        sample = os.path.join(self.folder, "objects", "17")
+        with contextlib.suppress(OSError):
+            if len(os.listdir(sample)) < 27:  # of 256 folders: git's own threshold of 6,700
+                return
+            gitcmd.run(
+                [*self._base(), "gc", "--auto", "--quiet"], Deadline(5), extra={"gc.auto": "6700"}
+            )
+
+    def check(self) -> str:
+        """What ``git fsck`` holds against the clone; empty when it is sound."""
+        result = gitcmd.run(
+            [*self._base(), "fsck", "--no-dangling", "--no-progress"], Deadline(_LOCAL_SECONDS * 10)
+        )
+        return "" if result.code == 0 else result.text
+
+    # --- running git -------------------------------------------------------------------------
+
+    def _base(self) -> list[str]:
+        return ["git", f"--git-dir={self.folder}"]
+
+    def _read_ref(self, name: str) -> str:
+        """A ref by its file: one process less in every command."""
+        loose, packed = os.path.join(self.folder, name), os.path.join(self.folder, "packed-refs")
+        with contextlib.suppress(OSError), open(loose, encoding="ascii") as file:
+            return file.read().strip()
+        with contextlib.suppress(OSError), open(packed, encoding="utf-8") as file:
+            for line in file:
+                if line.rstrip("\n").endswith(f" {name}"):
+                    return line.split(" ")[0]
+        return ""
+
+    def _local(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        """A git command that touches the clone only."""
+        deadline = Deadline(_LOCAL_SECONDS)
+        for _ in range(3):
+            result = gitcmd.run([*self._base(), *arguments], deadline, stdin)
+            if result.code == 0:
+                return result.output
+            if not gitcmd.break_stale_lock(result.text):
+                break
+        raise StorageError(
+            f"git {arguments[0]} failed in {self.folder}: {gitcmd.last_line(result.text)}",
+            hint=self.mend,
+        )
+
+    def _network(self, *arguments: str, deadline: Deadline) -> bytes:
+        """A git command that talks to the remote."""
+        command = [*self._base(), *arguments]
+        for _ in range(3):
+            result = gitcmd.run(command, deadline, extra=self._extra())
+            if result.code == 0 and not re.search(rb"^!\t", result.output, re.MULTILINE):
+                return result.output
+            if not gitcmd.break_stale_lock(result.text):
+                break
+        raise gitcmd.refusal(result, self.remote, self.branch)
+
+    @contextlib.contextmanager
+    def _stream(self, *arguments: str, stdin: IO[bytes] | None = None) -> Iterator[IO[bytes]]:
+        with gitcmd.process(
+            [*self._base(), *arguments],
+            gitcmd.environment(),
+            stdin or gitcmd.NOTHING,
+            gitcmd.NOTHING,
+        ) as process:
+            watch = threading.Timer(_LOCAL_SECONDS * 10, gitcmd.kill, (process,))
+            watch.daemon = True
+            watch.start()
+            try:
+                assert process.stdout is not None  # noqa: S101 - always a pipe
+                yield process.stdout
+            finally:
+                watch.cancel()
+
+    def _history(self, command: str, *arguments: str) -> bytes:
+        """History through GitPython, which by itself strips the last newline and decodes."""
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        import git  # noqa: PLC0415
+
+        wrapper = git.Git(self.folder)
+        try:
+            answer: Any = wrapper.execute(
+                ["git", command, *arguments],
+                as_process=False,
+                stdout_as_string=False,
+                strip_newline_in_stdout=False,
+                env=gitcmd.environment(),
+                kill_after_timeout=_LOCAL_SECONDS,
+            )
+        except git.GitCommandError as error:
+            raise StorageError(
+                f"git {command} failed: {gitcmd.last_line(str(error.stderr))}", hint=self.mend
+            ) from error
+        return bytes(answer)
+
+    def _extra(self) -> dict[str, str]:
+        """What only the network needs: credentials and how ssh behaves."""
+        extra = {}
+        if self.remote.startswith(("http://", "https://")) and self._settings.token:
+            login = base64.b64encode(f"x-access-token:{self._settings.token}".encode()).decode()
+            extra[f"http.{self.remote}.extraHeader"] = f"Authorization: Basic {login}"
+        if not self.local_remote and not self.remote.startswith("http"):
+            ssh = os.environ.get("GIT_SSH_COMMAND") or self._configured("core.sshCommand") or "ssh"
+            if "GIT_SSH" not in os.environ or "GIT_SSH_COMMAND" in os.environ:
+                extra["core.sshCommand"] = f"{ssh} {gitcmd.SSH_OPTIONS}"
+        return extra
+
+    def _configured(self, key: str) -> str:
+        result = gitcmd.run([*self._base(), "config", "--get", key], Deadline(5))
+        return gitcmd.text(result.output).strip()
+
+    def _author(self) -> str:
+        """Name and mail for commits: as configured, as git knows the user, or our own."""
+        if self._settings.author:
+            return self._settings.author
+        path = os.path.join(self.folder, "annoris-author")
+        with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
+            return file.read()
+        result = gitcmd.run([*self._base(), "var", "GIT_AUTHOR_IDENT"], Deadline(5))
+        who = gitcmd.text(result.output).rpartition(" ")[0].rpartition(" ")[0]
+        if not re.fullmatch(r"[^<>\n]+ <[^<>\s]+>", who):
+            who = "Annoris <annoris@localhost>"
+        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
+            file.write(who)
+        return who
+
+    @property
+    def mend(self) -> str:
+        """What a person can do about a broken clone."""
+        if self.embedded:
+            return f"look at it with: git --git-dir={self.folder} fsck"
+        return f"move {self.folder} away; annoris sync makes it anew from master"
+
+
+def _blobs(lines: list[bytes], wanted: Callable[[str], bool]) -> dict[str, str]:
+    found = {}
+    for line in lines:
+        head, _, raw = line.partition(b"\t")
+        if head.startswith(b"100") and wanted(path := gitcmd.text(raw)):
+            found[path] = head.split(b" ")[2].decode()
+    return found
+
+
+def _import(commit: Commit, mark: int, who: str, parent: str, merge: str = "") -> list[bytes]:
+    stamp = f"{who} {_seconds(commit.at)} +0000"
+    message = commit.message.encode()
+    if commit.batch:
+        message += f"\n\n{_TRAILER}: {commit.batch}\n".encode()
+    parts = [
+        f"commit {_NEXT}\nmark :{mark}\nauthor {stamp}\ncommitter {stamp}\n".encode(),
+        b"data %d\n%b\n" % (len(message), message),
+    ]
+    parts += [f"from {parent}\n".encode()] if parent else []
+    parts += [f"merge {merge}\n".encode()] if merge else []
+    for path, data in commit.files.items():
+        name = _quoted(path)
+        if data is None:
+            parts.append(b"D " + name + b"\n")
+        else:
+            parts += [b"M 100644 inline " + name + b"\n", b"data %d\n" % len(data), data, b"\n"]
+    return parts
+
+
+def _quoted(path: str) -> bytes:
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'.encode()
+
+
+def _matcher(globs: tuple[str, ...]) -> Callable[[str], bool]:
+    """A test for paths by globs in which ``**/`` spans folders and ``*`` does not."""
+    pieces = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+
+    def translate(glob: str) -> str:
+        parts = re.split(r"(\*\*/|\*\*|\*|\?)", glob)
+        return "".join(pieces.get(part, re.escape(part)) for part in parts)
+
+    expression = re.compile(
+        "|".join(f"(?:{translate(glob)})" for glob in globs) or r"(?!)", re.DOTALL
+    )
+    return lambda path: bool(expression.fullmatch(path)) and not path.startswith(".annoris/")
+
+
+def _split(stream: IO[bytes], mark: bytes) -> Iterator[bytes]:
+    """Records that each begin with ``mark``, read piece by piece."""
+    rest = b""
+    while piece := stream.read(65536):
+        *records, rest = (rest + piece).split(mark)
+        yield from (record for record in records if record)
+    if rest:
+        yield rest
+
+
+def _iso(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _seconds(iso: str) -> int:
+    return max(0, int(datetime.fromisoformat(iso).timestamp()))
+
+
+def now() -> str:
+    """This moment, as git and we write it."""
+    return _iso(int(time.time()))
