@@ -1,0 +1,84 @@
+"""The only wiring: settings to an archive."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from annoris.archive import Archive
+from annoris.breaker import Breaker
+from annoris.catalog import Catalog
+from annoris.errors import UsageError
+from annoris.master import Master
+from annoris.model import Deadline, SetUp
+from annoris.outbox import Outbox
+from annoris.settings import Settings, check_remote, write
+
+
+def open_archive(settings: Settings) -> Archive:
+    """An archive over this machine's data folder. Nothing is asked of the network yet."""
+    return Archive(
+        settings=settings,
+        master=Master(settings.at("clone.git"), settings.master),
+        catalog=Catalog(settings.at("catalog.sqlite")),
+        outbox=Outbox(settings.at("outbox")),
+        breaker=Breaker(settings.at("breaker.json")),
+    )
+
+
+def set_up(
+    settings: Settings,
+    path: str,
+    *,
+    remote: str = "",
+    branch: str = "",
+    include: tuple[str, ...] = (),
+    move: bool = False,
+) -> SetUp:
+    """Make the data folder, and put master at ``remote`` with all that is here.
+
+    The configuration at ``path`` is written last, when everything before it worked.
+    """
+    old = settings.master
+    if remote and old.remote not in ("", remote) and not move:
+        raise UsageError(
+            f"this machine already saves to {old.remote}",
+            hint=f"to take everything along: annoris init --remote {remote} --move",
+        )
+    check_remote(remote)
+    new = replace(
+        old,
+        remote=remote or old.remote,
+        include=include or old.include,
+        branch=branch or old.branch,
+    )
+    deadline = Deadline(old.push_seconds * 5)
+    others = brought = 0
+    previous = open_archive(settings)
+    previous.master.create()
+    if new.remote:
+        if not branch and remote:
+            probe = Master(settings.at("clone.git"), new)
+            tips, default = probe.branches(deadline)
+            new = replace(new, branch=default if default in tips else new.branch)
+        archive = open_archive(replace(settings, master=new))
+        brought = archive.publisher.join(previous.master.tip(), deadline)
+        tip = archive.master.tip()
+        others = len(archive.master.documents(tip)) - len(archive.master.tree(tip)) if tip else 0
+    else:
+        archive = open_archive(replace(settings, master=new))
+    archive.publisher.refresh()
+    changed = {
+        key: getattr(new, key)
+        for key in ("remote", "branch", "include")
+        if getattr(new, key) != getattr(old, key)
+    }
+    if changed:
+        write(path, {"master": changed})
+    return SetUp(
+        master=new.remote or archive.master.folder,
+        branch=new.branch,
+        sessions=archive.catalog.count(),
+        brought=brought,
+        others=others,
+        config=path,
+    )

@@ -1,0 +1,124 @@
+"""The command line: which commands there are, and what every outcome means for the caller."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from annoris import __version__, commands
+from annoris.errors import AnnorisError
+
+# The order of the manual. A module is imported when its command, or the whole list, is asked for.
+_COMMANDS = (
+    "save", "load", "list", "search", "history", "diff", "delete",
+    "sync", "outbox", "projects", "status", "doctor", "init",
+)  # fmt: skip
+_FUNCTIONS = {"list": "list_"}
+
+EXIT = {
+    "usage": 2, "config": 2, "not-found": 3, "ambiguous": 3, "conflict": 4, "unavailable": 5,
+    "document": 6, "credential": 7, "key": 8, "key-wrong": 8, "key-tampered": 8,
+    "key-truncated": 8, "key-newer": 8, "findings": 9, "refused": 10, "refused-auth": 10,
+    "refused-policy": 10, "master-shrunk": 10, "unreachable": 5, "locked": 11, "storage": 74,
+    "queued": 75,
+}  # fmt: skip
+
+
+class _Lazy(TyperGroup):
+    """Commands by name, each imported only when needed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"annoris.commands.{cmd_name}")
+        if hasattr(module, "app"):
+            app = module.app
+        else:
+            app = typer.Typer(rich_markup_mode=None, add_completion=False)
+            app.command(cmd_name)(getattr(module, _FUNCTIONS.get(cmd_name, cmd_name)))
+        command = get_command(app)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(
+    cls=_Lazy,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"annoris {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def annoris(
+    config: Annotated[str, typer.Option(metavar="FILE", help="Read this configuration file.")] = "",
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and exit.")
+    ] = False,
+) -> None:
+    """Save and restore the state of work between conversations.
+
+    \b
+    annoris save session.md     put it on master; exit 0 means it is there
+    annoris load                bring the newest one of this project back
+    """
+    commands.config_file = config
+
+
+def main() -> None:
+    """Run, and turn every outcome into an exit code and at most a few lines."""
+    signal.signal(signal.SIGTERM, _stop)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        app()
+    except AnnorisError as error:
+        from annoris.console import fail  # noqa: PLC0415
+
+        fail(error, as_json="--json" in sys.argv)
+        sys.exit(EXIT[error.code])
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:  # noqa: BLE001 - the last line of defence
+        _bug(error)
+        sys.exit(1)
+
+
+def _stop(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+
+def _bug(error: Exception) -> None:
+    """Keep the traceback where it can be sent from, and say one line."""
+    import tempfile  # noqa: PLC0415
+    import traceback  # noqa: PLC0415
+
+    handle, path = tempfile.mkstemp(prefix="annoris-bug-", suffix=".log")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(f"annoris {__version__}, Python {sys.version}\n")
+        traceback.print_exception(error, file=file)
+    print(f"annoris: this is a bug: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
+    print(f"  please report it with {path}", file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""annoris delete"""
+
+from __future__ import annotations
+
+import typer
+
+from annoris.commands import WHAT, InProject, Json, Quiet, archive
+from annoris.commands.save import exit_code
+from annoris.console import Output
+
+
+def delete(
+    selector: WHAT, project: InProject = "", json: Json = False, quiet: Quiet = False
+) -> None:
+    """Remove a session from master. Git keeps it: annoris history PATH finds it again.
+
+    \b
+    annoris delete 3f2a9c1e
+    """
+    output = Output(json, quiet)
+    with output.working("deleting"):
+        receipt = archive().delete(selector, project)
+    output.receipts([receipt])
+    raise typer.Exit(exit_code([receipt]))

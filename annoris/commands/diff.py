@@ -1,0 +1,31 @@
+"""annoris diff"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from annoris.commands import InProject, Json, Quiet, Selector, archive
+from annoris.console import Output
+
+
+def diff(
+    selector: Selector = "",
+    old: Annotated[str, typer.Argument(metavar="[REV]", help="Default: the one before.")] = "",
+    new: Annotated[str, typer.Argument(metavar="[REV]", help="Default: the newest.")] = "",
+    other: Annotated[
+        str, typer.Option("--with", metavar="SEL", help="Compare with another session.")
+    ] = "",
+    project: InProject = "",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what changed between two revisions of a session, or between two sessions.
+
+    \b
+    annoris diff auth-refactor
+    annoris diff auth-refactor 1f3e5c7a
+    annoris diff auth-refactor --with 3f2a9c1e
+    """
+    Output(json, quiet).diff(archive().diff(selector, project, old=old, new=new, other=other))

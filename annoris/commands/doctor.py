@@ -1,0 +1,29 @@
+"""annoris doctor"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+
+from annoris.commands import Json, Quiet, archive
+from annoris.console import Output
+
+
+def doctor(json: Json = False, quiet: Quiet = False) -> None:
+    """Look for what is wrong with this installation and say what mends it.
+
+    \b
+    annoris doctor
+    """
+    output = Output(json, quiet)
+    with output.working("looking"):
+        ailments = archive().ailments()
+    if json:
+        output.emit(findings=[asdict(ailment) for ailment in ailments])
+    else:
+        for ailment in ailments:
+            output.warn(f"{ailment.what}\n  {ailment.mend}")
+    if not ailments:
+        output.note("all is well")
+    raise typer.Exit(9 if ailments else 0)

@@ -1,0 +1,19 @@
+"""annoris history"""
+
+from __future__ import annotations
+
+from annoris.commands import InProject, Json, Quiet, Selector, archive
+from annoris.console import Output
+
+
+def history(
+    selector: Selector = "", project: InProject = "", json: Json = False, quiet: Quiet = False
+) -> None:
+    """Show the revisions of a session, newest first; a deleted one by its path.
+
+    \b
+    annoris history auth-refactor
+    annoris load auth-refactor --rev 1f3e5c7a
+    """
+    session, revisions = archive().history(selector, project)
+    Output(json, quiet).history(session, revisions)

@@ -1,0 +1,79 @@
+"""annoris load"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import Annotated
+
+import typer
+
+from annoris.archive import excerpt
+from annoris.commands import InProject, Json, Quiet, Selector, archive
+from annoris.console import Output
+from annoris.errors import StorageError, UsageError
+
+
+def load(
+    selector: Selector = "",
+    project: InProject = "",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Write the exact bytes there.")
+    ] = "",
+    force: Annotated[bool, typer.Option("--force", help="Let -o replace another file.")] = False,
+    body: Annotated[bool, typer.Option("--body", help="Without the front matter.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Insist on asking master first.")] = False,
+    rev: Annotated[str, typer.Option(metavar="REV", help="An older revision; see history.")] = "",
+    at: Annotated[
+        str, typer.Option(metavar="DATE", help="As of 2026-11-24, 2026-11-24T15:00, 3d, 12h.")
+    ] = "",
+    section: Annotated[
+        str, typer.Option(metavar="TITLE", help="Only what is under a heading.")
+    ] = "",
+    max_chars: Annotated[
+        int, typer.Option(metavar="N", min=0, help="At most so many characters.")
+    ] = 0,
+    raw: Annotated[bool, typer.Option("--raw", help="Exact bytes on a terminal too.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Bring a session back: rendered on a terminal, byte for byte in a pipe.
+
+    \b
+    annoris load
+    annoris load auth-refactor --section "Next steps"
+    annoris load 3f2a9c1e -o session.md
+    """
+    if rev and at:
+        raise UsageError("--rev and --at exclude each other", hint="use one of them")
+    show = Output(json, quiet)
+    with show.working("asking master"):
+        loaded = archive().load(selector, project, fresh=fresh, rev=rev, at=at)
+    data = excerpt(loaded.data, body=body, section=section, max_chars=max_chars)
+    if not output:
+        show.loaded(loaded, data, render=not raw)
+        return
+    _write(output, data, force)
+    if json:
+        show.loaded(loaded, data, render=False)
+    else:
+        show.origin(loaded)
+        show.note(f"written to {output}")
+
+
+def _write(path: str, data: bytes, force: bool) -> None:
+    """Write a file whole or not at all; another content stays unless ``force``."""
+    temporary = os.path.join(os.path.dirname(path), f".annoris-{secrets.token_hex(6)}")
+    try:
+        if os.path.exists(path) and not force:
+            with open(path, "rb") as file:
+                if file.read() == data:
+                    return
+            raise UsageError(f"{path}: exists and holds something else", hint="add --force")
+        with open(temporary, "xb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise StorageError(f"{path}: {error.strerror}", hint="choose another place") from error

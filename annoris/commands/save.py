@@ -1,0 +1,109 @@
+"""annoris save"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from typing import Annotated
+
+import typer
+
+from annoris.archive import SaveOptions, Source
+from annoris.commands import InProject, Json, Quiet, archive
+from annoris.console import Output
+from annoris.errors import DocumentRefused, UsageError
+from annoris.model import Receipt
+
+_EXIT = (("refused", 10), ("queued", 75), ("conflict", 4))
+
+
+def save(
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="FILE...", help="Markdown files; - reads stdin.")
+    ] = None,
+    project: InProject = "",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="A handle; saving under it again adds a revision.")
+    ] = "",
+    update: Annotated[
+        str, typer.Option(metavar="SEL", help="Save as a new revision of this session.")
+    ] = "",
+    priority: Annotated[str, typer.Option(metavar="TEXT", help="Kept in the front matter.")] = "",
+    status: Annotated[str, typer.Option(metavar="TEXT", help="Kept in the front matter.")] = "",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse what is only warned of.")
+    ] = False,
+    no_validate: Annotated[
+        bool, typer.Option("--no-validate", help="Skip the checks of Markdown structure.")
+    ] = False,
+    allow_secret: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FINGERPRINT", help="Save although this credential was found."),
+    ] = None,
+    fix_encoding: Annotated[
+        bool, typer.Option("--fix-encoding", help="Repair text in a wrong encoding first.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Save documents on master. Exit 0: they are there; 75: safe here, queued.
+
+    \b
+    annoris save session.md
+    annoris save --name auth-refactor notes.md
+    pbpaste | annoris save -
+    """
+    where = archive()
+    limit = where.settings.save.max_bytes
+    sources = [_read(file, limit) for file in files or (["-"] if not sys.stdin.isatty() else [])]
+    if not sources:
+        raise UsageError("nothing to save", hint="annoris save FILE, or pipe a document into it")
+    output = Output(json, quiet)
+    options = SaveOptions(
+        project=project,
+        name=name,
+        update=update,
+        priority=priority,
+        status=status,
+        strict=strict,
+        validate=not no_validate,
+        fix_encoding=fix_encoding,
+        allow_secrets=tuple(allow_secret or ()),
+    )
+    with output.working("saving"):
+        receipts = where.save(sources, options)
+    output.receipts(receipts)
+    raise typer.Exit(exit_code(receipts))
+
+
+def exit_code(receipts: list[Receipt]) -> int:
+    """What the receipts of one command mean for its caller; the worst decides."""
+    states = {receipt.state for receipt in receipts}
+    return next((code for state, code in _EXIT if state in states), 0)
+
+
+def _read(name: str, limit: int) -> Source:
+    """A file's bytes; one byte more than allowed at the most."""
+    try:
+        if name == "-":
+            return Source("stdin", sys.stdin.buffer.read(limit + 1))
+        with open(os.open(name, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            about = os.fstat(file.fileno())
+            if stat.S_ISDIR(about.st_mode):
+                raise UsageError(
+                    f"{name}: is a folder", hint=f"annoris save {name.rstrip('/')}/*.md"
+                )
+            if about.st_size > limit:
+                raise DocumentRefused(
+                    f"{name}: {about.st_size:,} bytes are more than the {limit:,} allowed",
+                    hint="save a summary, or raise save.max_bytes in the configuration",
+                )
+            os.set_blocking(file.fileno(), True)
+            return Source(name, file.read(limit + 1))
+    except OSError as error:
+        raise UsageError(
+            f"{name}: {error.strerror or error}", hint="check the file name"
+        ) from error
+    except ValueError as error:  # a NUL in the name
+        raise UsageError(f"{name!r}: is not a file name") from error

@@ -1,0 +1,28 @@
+"""annoris search"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from annoris.commands import InProject, Json, Quiet, archive
+from annoris.console import Output
+
+
+def search(
+    text: Annotated[list[str], typer.Argument(metavar="TEXT...", help='Words, or a "phrase".')],
+    project: InProject = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="How many.")] = 20,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find sessions by their text, best first; the start of a word is enough.
+
+    \b
+    annoris search webhook retries
+    annoris search -p shop оплат
+    """
+    words = " ".join(text)
+    hits, stale = archive().search(words, project=project, limit=limit)
+    Output(json, quiet).hits(hits, stale, words)

@@ -1,0 +1,32 @@
+"""annoris status"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from annoris.commands import Json, Quiet, archive
+from annoris.console import Output, ago
+
+
+def status(json: Json = False, quiet: Quiet = False) -> None:
+    """Show where one stands: project, master, newest session, what waits.
+
+    \b
+    annoris status
+    """
+    found = archive().status()
+    waiting = f"{found.waiting} waiting" + (f", {found.aside} set aside" if found.aside else "")
+    newest = f"{found.newest.title} ({ago(found.newest.saved)})" if found.newest else "none yet"
+    Output(json, quiet).facts(
+        [
+            ("project", found.project),
+            ("newest", newest),
+            ("sessions", f"{found.sessions} in {found.projects} projects"),
+            ("master", f"{found.master} ({found.branch})"),
+            ("state", found.stale or f"in step, checked {ago(found.checked)}"),
+            ("outbox", waiting if found.waiting or found.aside else "empty"),
+            ("data", found.data),
+            ("config", found.config or "none: defaults"),
+        ],
+        status=asdict(found),
+    )

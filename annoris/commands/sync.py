@@ -1,0 +1,30 @@
+"""annoris sync"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from annoris.commands import Json, Quiet, archive
+from annoris.commands.save import exit_code
+from annoris.console import Output
+
+
+def sync(
+    force: Annotated[
+        bool, typer.Option("--force", help="Accept that master lost many sessions.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Deliver what waits here, fetch what is new, and follow master.
+
+    \b
+    annoris sync
+    """
+    output = Output(json, quiet)
+    with output.working("syncing"):
+        report = archive().sync(force=force)
+    output.report(report)
+    raise typer.Exit(exit_code([*report.conflicts, *report.set_aside]))

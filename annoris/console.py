@@ -1,0 +1,375 @@
+"""What people and machines see. The only rich, and only on a terminal.
+
+Data goes to stdout and everything else to stderr. ``--json`` prints one object with
+``schema_version``; to it keys are only ever added. In a pipe, lists are tab-separated lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from annoris.errors import AnnorisError
+from annoris.model import Draft, Hit, Loaded, Project, Receipt, Report, Revision, Session
+
+SCHEMA_VERSION = 1
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How a command was asked to speak."""
+
+    json: bool = False
+    quiet: bool = False
+
+    # --- answers -----------------------------------------------------------------------------
+
+    def receipts(self, receipts: Sequence[Receipt]) -> None:
+        """What a save or a delete did, one line each, and what to do next."""
+        for receipt in receipts:
+            for problem in receipt.problems:
+                line = f":{problem.line}" if problem.line else ""
+                self.note(f"{receipt.source}{line}: {problem.message}")
+        if self.json:
+            self.emit(receipts=[_receipt_json(receipt) for receipt in receipts])
+            return
+        for receipt in receipts:
+            good = receipt.state in ("master", "unchanged")
+            if not (self.quiet and good):
+                self.line(_receipt_line(receipt))
+        if not self.quiet and len(receipts) > 1:
+            self.line(f"{len(receipts)} sessions: {_counted(receipts)}")
+
+    def loaded(self, loaded: Loaded, data: bytes, *, render: bool) -> None:
+        """A session's text: exact bytes in a pipe, Markdown on a terminal."""
+        if self.json:
+            self.emit(
+                session=_session_json(loaded.session),
+                text=data.decode(errors="replace"),
+                tier=loaded.tier,
+                checked=loaded.checked,
+                stale=loaded.stale,
+                revision=loaded.revision,
+            )
+            return
+        self.origin(loaded)
+        if render and sys.stdout.isatty():
+            self._markdown(data.decode(errors="replace"))
+            return
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+    def origin(self, loaded: Loaded) -> None:
+        """Where a session came from and how old it is, on stderr."""
+        row = loaded.session
+        age = f", checked {ago(loaded.checked)}" if loaded.tier == "clone" else ""
+        where = {"outbox": "waiting here, not yet on master"}.get(loaded.tier, loaded.tier)
+        self.note(f"{row.project}  {row.id[-8:]}  saved {ago(row.saved)}  [{where}{age}]")
+        if loaded.stale:
+            self.warn(f"may be old: {loaded.stale}")
+
+    def sessions(self, rows: Sequence[Session], stale: str, empty: str) -> None:
+        if self.json:
+            self.emit(sessions=[_session_json(row) for row in rows], stale=stale)
+            return
+        if stale:
+            self.warn(f"may be old: {stale}")
+        if not rows:
+            self.note(empty)
+        self.table(
+            ("id", "saved", "project", "name", "status", "title"),
+            [
+                (
+                    row.short,
+                    ago(row.saved) if _terminal() else row.saved,
+                    row.project,
+                    row.name,
+                    ("waiting " if row.pending else "") + row.status,
+                    row.title,
+                )
+                for row in rows
+            ],
+        )
+
+    def hits(self, hits: Sequence[Hit], stale: str, text: str) -> None:
+        if self.json:
+            found = [
+                {
+                    **_session_json(hit.session),
+                    "score": hit.score,
+                    "snippet": hit.snippet.replace("\x02", "").replace("\x03", ""),
+                }
+                for hit in hits
+            ]
+            self.emit(hits=found, stale=stale)
+            return
+        if stale:
+            self.warn(f"may be old: {stale}")
+        if not hits:
+            self.note(f"nothing holds {text!r}")
+        marks = ("\x1b[1m", "\x1b[0m") if _colour() else ("", "")
+        for hit in hits:
+            row = hit.session
+            snippet = safe(hit.snippet.replace("\x02", "\uffee").replace("\x03", "\uffef"))
+            snippet = snippet.replace("\uffee", marks[0]).replace("\uffef", marks[1])
+            self.line(f"{row.short}  {safe(row.project)}  {safe(row.title)}")
+            self.line(f"          {snippet}")
+
+    def history(self, session: Session, revisions: Sequence[Revision]) -> None:
+        if self.json:
+            self.emit(id=session.id, revisions=[asdict(item) for item in revisions])
+            return
+        self.table(
+            ("revision", "saved", "by", "what"),
+            [(item.oid[:8], item.at, item.author, item.message) for item in revisions],
+        )
+
+    def diff(self, lines: Sequence[str]) -> None:
+        if self.json:
+            self.emit(diff="".join(lines))
+            return
+        colours = {"+": "\x1b[32m", "-": "\x1b[31m", "@": "\x1b[36m"} if _colour() else {}
+        for line in lines:
+            colour = colours.get(line[:1], "")
+            self.line(f"{colour}{safe(line.rstrip(chr(10)))}{chr(27) + '[0m' if colour else ''}")
+
+    def projects(self, projects: Sequence[Project]) -> None:
+        if self.json:
+            self.emit(projects=[asdict(project) for project in projects])
+            return
+        if not projects:
+            self.note("no project yet: the first save makes one")
+        self.table(
+            ("project", "sessions", "newest"),
+            [
+                (item.name, str(item.sessions), ago(item.newest) if _terminal() else item.newest)
+                for item in projects
+            ],
+        )
+
+    def report(self, report: Report) -> None:
+        """What a sync did; silent under --quiet when nothing needs a person."""
+        if self.json:
+            self.emit(report=asdict(report))
+            return
+        for receipt in (*report.conflicts, *report.set_aside):
+            self.line(_receipt_line(receipt))
+        if not self.quiet:
+            moved = (
+                "nothing new"
+                if report.before == report.after
+                else (f"{report.before[:8] or 'nothing'} to {report.after[:8]}")
+            )
+            self.line(
+                f"in step with master: {report.sessions} sessions, {report.pushed} delivered, "
+                f"{moved} ({report.milliseconds} ms)"
+            )
+
+    def outbox(self, waiting: Sequence[Draft], aside: Sequence[tuple[Draft, str]]) -> None:
+        if self.json:
+            self.emit(
+                waiting=[_draft_json(draft) for draft in waiting],
+                aside=[{**_draft_json(draft), "reason": reason} for draft, reason in aside],
+            )
+            return
+        if not waiting and not aside:
+            self.note("the outbox is empty: everything saved here is on master")
+        rows = [(draft.key, draft.op, ago(draft.at), draft.title, "waiting") for draft in waiting]
+        rows += [
+            (draft.key, draft.op, ago(draft.at), draft.title, reason) for draft, reason in aside
+        ]
+        self.table(("key", "what", "when", "title", "state"), rows)
+
+    def facts(self, facts: Sequence[tuple[str, str]], **data: Any) -> None:
+        """Names and values in two columns."""
+        if self.json:
+            self.emit(**data)
+            return
+        width = max(len(name) for name, _ in facts)
+        for name, value in facts:
+            self.line(f"{name:<{width}}  {safe(value)}")
+
+    # --- ways to print -----------------------------------------------------------------------
+
+    def emit(self, **data: Any) -> None:
+        json.dump({"schema_version": SCHEMA_VERSION, **data}, sys.stdout, ensure_ascii=False)
+        sys.stdout.write("\n")
+
+    def line(self, text: str) -> None:
+        print(text)
+
+    def note(self, text: str) -> None:
+        """Something good to know; not data, so not on stdout."""
+        if not self.quiet and not self.json:
+            print(safe(text), file=sys.stderr)
+
+    def warn(self, text: str) -> None:
+        print(f"annoris: {safe(text)}", file=sys.stderr)
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        if not rows:
+            return
+        if not _terminal():
+            for row in rows:
+                self.line("\t".join(safe(cell).replace("\t", " ") for cell in row))
+            return
+        from rich.console import Console  # noqa: PLC0415
+        from rich.table import Table  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in head[:-1]:
+            table.add_column(name, no_wrap=True)
+        table.add_column(head[-1], no_wrap=True, overflow="ellipsis", ratio=1)
+        for row in rows:
+            table.add_row(*(Text(safe(cell)) for cell in row))
+        Console().print(table)
+
+    def _markdown(self, text: str) -> None:
+        from rich.console import Console  # noqa: PLC0415
+        from rich.markdown import Markdown  # noqa: PLC0415
+
+        console = Console()
+        front, body = _front(safe(text))
+        if front:
+            console.print(front, style="dim", markup=False, highlight=False)
+        console.print(Markdown(body))
+
+    @contextlib.contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """A spinner on a terminal, once the work has taken a second."""
+        if self.quiet or self.json or not sys.stderr.isatty():
+            yield
+            return
+        stop = threading.Event()
+        thread = threading.Thread(target=_spin, args=(what, stop), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def fail(error: AnnorisError, *, as_json: bool) -> None:
+    """One error, for a person on stderr or for a machine on stdout."""
+    if as_json:
+        Output(json=True).emit(
+            error={
+                "code": error.code,
+                "message": error.message,
+                "hint": error.hint,
+                **error.details,
+            }
+        )
+        return
+    print(f"annoris: {safe(error.message)}", file=sys.stderr)
+    if error.hint:
+        print(f"  {safe(error.hint)}", file=sys.stderr)
+
+
+def safe(text: str) -> str:
+    """Text that can't drive a terminal: control characters and direction overrides shown."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def ago(moment: str) -> str:
+    """How long ago a moment was, in the largest unit that fits."""
+    if not moment:
+        return "never"
+    try:
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    except ValueError:
+        return moment
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit} ago"
+    return f"{int(seconds)} s ago" if seconds >= 1 else "just now"
+
+
+def _spin(what: str, stop: threading.Event) -> None:
+    if stop.wait(1.0):
+        return
+    from rich.console import Console  # noqa: PLC0415
+
+    with Console(stderr=True).status(f"{what} …"):
+        stop.wait()
+
+
+def _terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def _colour() -> bool:
+    return _terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _front(text: str) -> tuple[str, str]:
+    if text.startswith("---\n") and (end := text.find("\n---\n", 3)) > 0:
+        return text[4:end], text[end + 5 :]
+    return "", text
+
+
+def _receipt_line(receipt: Receipt) -> str:
+    title = safe(receipt.title or receipt.name or receipt.path)
+    short = receipt.id[-8:]
+    did = "saved" if receipt.op == "save" else "deleted"
+    where = f"{safe(receipt.project)}  {short}  {title}"
+    match receipt.state:
+        case "master":
+            return f"{did}      {where}"
+        case "unchanged":
+            return f"unchanged  {where}"
+        case "queued":
+            return (
+                f"queued     {where}\n  safe on this machine, not on master yet: "
+                f"{safe(receipt.reason)}\n  annoris sync delivers it"
+            )
+        case "conflict":
+            return (
+                f"conflict   {where}\n  {safe(receipt.reason)}; both are kept, this text as "
+                f"{safe(receipt.path)}\n  compare them: annoris diff {receipt.conflict_of[-8:]} "
+                f"--with {short}"
+            )
+        case "refused":
+            return (
+                f"refused    {where}\n  {safe(receipt.reason)}\n  it is kept here: annoris outbox"
+            )
+
+
+def _counted(receipts: Sequence[Receipt]) -> str:
+    names = {
+        "master": "on master",
+        "unchanged": "unchanged",
+        "queued": "queued",
+        "conflict": "in conflict",
+        "refused": "refused",
+    }
+    counts = [
+        (sum(item.state == state for item in receipts), word) for state, word in names.items()
+    ]
+    return ", ".join(f"{count} {word}" for count, word in counts if count)
+
+
+def _receipt_json(receipt: Receipt) -> dict[str, Any]:
+    return asdict(receipt)
+
+
+def _session_json(session: Session) -> dict[str, Any]:
+    return {**asdict(session), "short": session.short}
+
+
+def _draft_json(draft: Draft) -> dict[str, Any]:
+    raw = asdict(draft)
+    raw["size"] = len(raw.pop("data"))
+    return raw
