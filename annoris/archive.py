@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import time
@@ -21,6 +22,7 @@ from annoris.errors import (
     DocumentRefused,
     Locked,
     NotFound,
+    Queued,
     RemoteRefused,
     RemoteUnreachable,
     StorageError,
@@ -42,6 +44,7 @@ from annoris.model import (
     Revision,
     Session,
     Standing,
+    State,
     Tier,
 )
 from annoris.outbox import Outbox
@@ -53,10 +56,14 @@ _MASTER: Tier = "master"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A document to save, and where it came from (for messages)."""
+    """A document to save, and where it came from (for messages).
+
+    ``file`` is the absolute path of a file on this machine that may be saved again.
+    """
 
     name: str
     data: bytes
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +111,8 @@ class Archive:
         at = now()
         drafts: list[Draft] = []
         known: list[Receipt | str] = []
-        for _, parsed in documents:
-            made = self._draft(parsed, options, at, drafts)
+        for source, parsed in documents:
+            made = self._draft(*self._continued(source, parsed, options), at, drafts)
             if isinstance(made, Draft):
                 drafts.append(made)
                 known.append(f"#{len(drafts) - 1}")
@@ -113,16 +120,21 @@ class Archive:
                 known.append(made)
         kept = self.outbox.add(drafts) if drafts else []
         keys = [_key(item, kept) for item in known]
-        outcome = self._flush([key for key in keys if key])
         by_key = {draft.key: draft for draft in kept}
+        twins = {key: self.outbox.find(key) for key in keys if key and key not in by_key}
+        outcome = self._flush([key for key in keys if key])
         receipts = []
         for item, key, (source, parsed) in zip(known, keys, documents, strict=True):
-            receipt = item if isinstance(item, Receipt) else self._receipt(key, by_key, outcome)
+            receipt = (
+                item if isinstance(item, Receipt) else self._receipt(key, by_key | twins, outcome)
+            )
             receipts.append(replace(receipt, source=source.name, problems=parsed.problems))
+            self._note_saved(source, parsed, receipt, by_key.get(key))
         return receipts
 
     def delete(self, selector: str, project: str) -> Receipt:
         """Remove a session from master; git keeps its history."""
+        self.look()
         row = self.find(selector, project)
         draft = Draft(
             key="",
@@ -248,7 +260,11 @@ class Archive:
     ) -> Session | None:
         """The session that a document is a revision of, as far as this machine knows."""
         if options.update:
-            return self.find(options.update, project)
+            try:
+                return self.find(options.update, project)
+            except NotFound:
+                self.look()
+                return self.find(options.update, project)
         if parsed.meta.id:
             return self.catalog.get(parsed.meta.id)
         named = self.catalog.named(project, name) if name else []
@@ -264,18 +280,18 @@ class Archive:
         if options.base:
             return options.base
         written = meta.etag if row is None or meta.id == row.id else ""
-        seen = self._seen(row.id if row else meta.id)
-        if seen and seen[0] == written:
+        seen = self._noted(row.id if row else meta.id)
+        if seen and written in ("", seen[0]):
             return seen[1]
         return written or (row.etag if row else "")
 
     def _receipt(self, key: str, drafts: dict[str, Draft], outcome: Outcome) -> Receipt:
-        if key in outcome.receipts:
-            return outcome.receipts[key]
-        draft = drafts.get(key) or self.outbox.find(key)
-        reason = outcome.error.message if outcome.error else "another annoris is writing"
+        if receipt := outcome.receipts.get(key) or self.outbox.answered(key):
+            return receipt
+        draft = drafts[key]
+        state, reason = self._fate(key, outcome.error)
         return Receipt(
-            state="refused" if isinstance(outcome.error, RemoteRefused) else "queued",
+            state=state,
             id=draft.id,
             path=draft.path,
             project=draft.project,
@@ -285,6 +301,16 @@ class Archive:
             reason=reason,
             op=draft.op,
         )
+
+    def _fate(self, key: str, error: AnnorisError | None) -> tuple[State, str]:
+        """What became of a draft that this flush did not settle, and why."""
+        refused = {draft.key: reason for draft, reason in self.outbox.aside()}
+        if key in refused:
+            return "refused", refused[key]
+        if key not in self.outbox.waiting():
+            return "master", ""  # another process delivered it
+        state: State = "refused" if isinstance(error, RemoteRefused) else "queued"
+        return state, error.message if error else "another annoris is writing"
 
     def _flush(self, mine: list[str]) -> Outcome:
         deadline = Deadline(self.settings.master.push_seconds)
@@ -324,8 +350,7 @@ class Archive:
             return self._load_revision(selector, project, rev, at, stale)
         session = self.find(selector, project)
         data, tier = self._content(session)
-        if session.etag != session.literal:
-            self._note_seen(session)
+        self._note(session.id, session.literal, session.etag)
         return Loaded(session, data, tier, checked=self.checked(), stale=stale)
 
     def look(self, *, fresh: bool = False) -> str:
@@ -516,7 +541,8 @@ class Archive:
     def sync(self, *, force: bool = False) -> Report:
         """Flush the outbox, fetch, and make the catalog show master.
 
-        Raises Locked, MasterShrunk, RemoteRefused, RemoteUnreachable, StorageError.
+        Raises Locked, MasterShrunk, RemoteRefused, StorageError; Queued when master can't be
+        reached and something waits here, else RemoteUnreachable.
         """
         started = time.monotonic()
         self.master.create()
@@ -529,16 +555,18 @@ class Archive:
                 self.publisher.refresh()
         except RemoteUnreachable as error:
             self._remember(error)
-            raise
+            raise self._undelivered(error) from error
         outcome = self.publisher.flush(Deadline(limits.push_seconds))
         self._remember(outcome.error)
         receipts = list(outcome.receipts.values())
-        if isinstance(outcome.error, (RemoteRefused, RemoteUnreachable, StorageError)):
+        if isinstance(outcome.error, RemoteUnreachable):
+            raise self._undelivered(outcome.error)
+        if isinstance(outcome.error, (RemoteRefused, StorageError)):
             raise outcome.error
         return Report(
             pushed=sum(item.state in ("master", "conflict") for item in receipts),
             queued=len(self.outbox.read()[0]),
-            conflicts=tuple(item for item in receipts if item.state == "conflict"),
+            conflicts=tuple({i.id: i for i in receipts if i.state == "conflict"}.values()),
             set_aside=tuple(item for item in receipts if item.state == "refused"),
             before=before,
             after=self.master.tip(),
@@ -547,6 +575,12 @@ class Archive:
             sessions=self.catalog.count(),
             milliseconds=round((time.monotonic() - started) * 1000),
         )
+
+    def _undelivered(self, error: RemoteUnreachable) -> AnnorisError:
+        waiting = len(self.outbox.read()[0])
+        if not waiting:
+            return error
+        return Queued(f"{error.message}; {waiting} waiting here, safe", hint=error.hint)
 
     def status(self) -> Standing:
         """Where one stands, without waiting for master any longer than a load would."""
@@ -627,27 +661,67 @@ class Archive:
             self.catalog.reopen()
             self.publisher.refresh()
 
-    # --- what was loaded here, for documents that don't carry their etag -------------------------
+    # --- what was loaded and saved here, for documents that don't carry the newest etag ----------
 
-    def _seen_path(self, id: str) -> str:
-        return os.path.join(self.settings.at("seen"), id)
+    def _continued(
+        self, source: Source, parsed: Document, options: SaveOptions
+    ) -> tuple[Document, SaveOptions]:
+        """A file that was saved before goes on from what that save made of it.
 
-    def _note_seen(self, session: Session) -> None:
+        The file itself still carries the id and the etag of the revision that it was loaded as.
+        """
+        meta = parsed.meta
+        noted = self._noted(_file_key(source)) if meta.id and meta.etag else None
+        if not noted or options.base or noted[0] != f"{meta.id}:{meta.etag}":
+            return parsed, options
+        id, _, etag = noted[1].partition(":")
+        if id != meta.id:  # it lost against another edit: it lives on as a copy
+            fields = {"id": id, "name": "", "conflict-of": meta.id}
+            parsed = replace(
+                document.parse(document.stamp(parsed, fields)), problems=parsed.problems
+            )
+        return parsed, replace(options, base=etag)
+
+    def _note_saved(
+        self, source: Source, parsed: Document, receipt: Receipt, draft: Draft | None
+    ) -> None:
+        """Remember which revision the text just saved is now: its own, or the equal one there."""
+        if receipt.state in ("conflict", "unchanged") and receipt.oid:
+            data = self.master.blob(receipt.oid)
+        elif draft and (receipt.state != "refused" or draft.batch in self.outbox.batches()):
+            data = draft.data
+        else:
+            return
+        meta, etag = document.inspect(data), document.etag(data)
+        if receipt.state != "conflict":
+            self._note(receipt.id, meta.etag, etag)
+        if parsed.meta.id and parsed.meta.etag:
+            written = f"{parsed.meta.id}:{parsed.meta.etag}"
+            self._note(_file_key(source), written, f"{receipt.id}:{etag}")
+
+    def _note(self, key: str, written: str, etag: str) -> None:
+        if not key:
+            return
         with contextlib.suppress(OSError):
             os.makedirs(self.settings.at("seen"), mode=0o700, exist_ok=True)
-            with open(self._seen_path(session.id), "w", encoding="ascii") as file:
-                file.write(f"{session.literal or '-'} {session.etag}")
+            with open(os.path.join(self.settings.at("seen"), key), "w", encoding="ascii") as file:
+                file.write(f"{written or '-'} {etag}")
 
-    def _seen(self, id: str) -> tuple[str, str] | None:
-        """The etag as written and the true one, of the revision that was last loaded here."""
-        if not id:
+    def _noted(self, key: str) -> tuple[str, str] | None:
+        """The etag as written and the true one: of the revision that was last seen here."""
+        if not key:
             return None
         try:
-            with open(self._seen_path(id), encoding="ascii") as file:
+            with open(os.path.join(self.settings.at("seen"), key), encoding="ascii") as file:
                 written, etag = file.read().split(" ")
         except (OSError, ValueError):
             return None
         return ("" if written == "-" else written), etag
+
+
+def _file_key(source: Source) -> str:
+    """The key of a file in the notes; none for what was piped in."""
+    return hashlib.sha256(os.fsencode(source.file)).hexdigest() if source.file else ""
 
 
 def revision_of(revisions: list[Revision], rev: str) -> Revision:

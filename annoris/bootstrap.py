@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 from annoris.archive import Archive
@@ -11,7 +12,7 @@ from annoris.errors import UsageError
 from annoris.master import Master
 from annoris.model import Deadline, SetUp
 from annoris.outbox import Outbox
-from annoris.settings import Settings, check_remote, write
+from annoris.settings import MasterSettings, Settings, check_remote, write
 
 
 def open_archive(settings: Settings) -> Archive:
@@ -39,12 +40,13 @@ def set_up(
     The configuration at ``path`` is written last, when everything before it worked.
     """
     old = settings.master
+    check_remote(remote)
+    remote = _absolute(remote)
     if remote and old.remote not in ("", remote) and not move:
         raise UsageError(
             f"this machine already saves to {old.remote}",
             hint=f"to take everything along: annoris init --remote {remote} --move",
         )
-    check_remote(remote)
     new = replace(
         old,
         remote=remote or old.remote,
@@ -56,12 +58,12 @@ def set_up(
     previous = open_archive(settings)
     previous.master.create()
     if new.remote:
-        if not branch and remote:
+        if remote:
             probe = Master(settings.at("clone.git"), new)
-            tips, default = probe.branches(deadline)
-            new = replace(new, branch=default if default in tips else new.branch)
+            new = replace(new, branch=_branch(branch, new, *probe.branches(deadline)))
         archive = open_archive(replace(settings, master=new))
         brought = archive.publisher.join(previous.master.tip(), deadline)
+        archive.publisher.flush(deadline)
         tip = archive.master.tip()
         others = len(archive.master.documents(tip)) - len(archive.master.tree(tip)) if tip else 0
     else:
@@ -82,3 +84,19 @@ def set_up(
         others=others,
         config=path,
     )
+
+
+def _absolute(remote: str) -> str:
+    """A remote that means the same from every folder."""
+    is_path = "://" not in remote and (":" not in remote or os.path.exists(remote))
+    return os.path.abspath(os.path.expanduser(remote)) if remote and is_path else remote
+
+
+def _branch(asked: str, new: MasterSettings, tips: dict[str, str], default: str) -> str:
+    """The branch to use: the one asked for, else the remote's own."""
+    if asked and tips and asked not in tips:
+        raise UsageError(
+            f"{new.remote} has no branch {asked}; it has {', '.join(sorted(tips)[:5])}",
+            hint="name one of them, or make the branch there first",
+        )
+    return asked or (default if default in tips else new.branch)

@@ -19,8 +19,9 @@ import sqlite3
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 from annoris.errors import StorageError, UsageError
@@ -30,6 +31,7 @@ VERSION = 1  # of sql/catalog.sql; a catalog of another version is thrown away
 
 _BUSY_SECONDS = 5.0
 _CHUNK = 2_000_000  # characters of text that are held in memory
+_MOST_WORDS = 100  # of a search: its time grows with their square
 _DAMAGE = {
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_NOTADB,
@@ -37,12 +39,14 @@ _DAMAGE = {
     sqlite3.SQLITE_ERROR,
 }
 
-_FIELDS = ", ".join(field.name for field in fields(Session))
+_NAMES = [field.name for field in fields(Session)]
+_FIELDS = ", ".join(_NAMES)
+_values = attrgetter(*_NAMES)
 _SELECT = f"SELECT {_FIELDS} FROM sessions WHERE "  # noqa: S608 - constants only
 _NEWEST = " ORDER BY saved DESC, id DESC"
 _INSERT = (
     f"INSERT INTO sessions (layer, claim, fallback, folded, {_FIELDS}) "  # noqa: S608 - constants
-    f"VALUES ({', '.join('?' * (4 + len(fields(Session))))})"
+    f"VALUES ({', '.join('?' * (4 + len(_NAMES)))})"
 )
 
 # A claim that equals some file's fallback belongs to that file, else to the smallest path. So
@@ -68,21 +72,27 @@ _HIDE = """
 UPDATE sessions SET shown = 0 WHERE layer = 0 AND id IN (SELECT id FROM waiting)
 """
 
-# FTS5 itself sorts by rank and stops when no more is fetched; texts must drive for that.
+# The best first, without snippets, which cost more than ranks; then one pass for theirs. The
+# unary plus keeps SQLite from a full-text query for each of them.
 _SEARCH = f"""
-SELECT snippet(texts, -1, char(2), char(3), '…', 12), -rank, {
-    ", ".join(f"sessions.{field.name}" for field in fields(Session))
+WITH best (row, score) AS (
+    SELECT n, -bm25(texts, 8, 4, 1) AS score
+    FROM texts CROSS JOIN sessions ON n = texts.rowid
+    WHERE texts MATCH ?1 AND shown = 1 AND project = ifnull(?2, project)
+    ORDER BY score DESC, saved DESC, id DESC LIMIT ?3
+)
+SELECT snippet(texts, -1, char(2), char(3), '…', 12), score, {
+    ", ".join(f"sessions.{name}" for name in _NAMES)
 }
-FROM texts CROSS JOIN sessions ON n = texts.rowid
-WHERE texts MATCH ? AND rank MATCH 'bm25(8, 4, 1)' AND shown = 1
+FROM texts CROSS JOIN best ON row = +texts.rowid CROSS JOIN sessions ON n = row
+WHERE texts MATCH ?1
+ORDER BY score DESC, saved DESC, id DESC
 """  # noqa: S608 - constants only
 
 # Scripts that put no spaces between words: Thai and Lao, Myanmar, Khmer, Chinese and Japanese.
 _UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u19e0-\u19ff\ua9e0-\ua9ff\uaa60-\uaa7f"
-    "\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3040-\u312f\u31a0-\u31bf"
-    "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U0001b000-\U0001b16f"
-    "\U00020000-\U0003ffff]+"
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff"
+    "\U0001b000-\U0001b2ff\U00020000-\U0003ffff]+"
 )
 _BETWEEN = "\u200b"  # zero-width space: FTS5 ends a word there
 _QUERY = re.compile(r'"([^"]*)"?|([^\s"]+)')
@@ -265,20 +275,13 @@ class Catalog:
     def search(self, text: str, *, project: str | None = None, limit: int = 20) -> Hits:
         """Sessions that hold every word (or a longer one) and every "quoted phrase", best first.
 
+        A single letter stands for itself only: words that begin with it are nearly everywhere.
         A word in the title counts most, then in the name; among equals the newest goes first;
-        a higher score is better. Raises UsageError when there is no letter or digit to look for.
+        a higher score is better. Raises UsageError when there is no letter or digit to look
+        for, or too much.
         """
-        sql, values = _SEARCH, [_query(text)]
-        if project is not None:
-            sql, values = sql + " AND project = ?", [*values, project]
-        found: Hits = []
-        with self._guarded(), closing(self._run(sql + " ORDER BY rank", *values)) as cursor:
-            for snippet, score, *row in cursor:
-                if found and len(found) >= limit and score != found[-1].score:
-                    break
-                found.append(Hit(_session(row), _readable(snippet), score))
-        found.sort(key=lambda hit: (hit.score, hit.session.saved, hit.session.id), reverse=True)
-        return found[:limit]
+        rows = self._rows(_SEARCH, _query(text), project, limit)
+        return [Hit(_session(row), _readable(snippet), score) for snippet, score, *row in rows]
 
     def projects(self) -> Projects:
         """All projects by name, with the number of sessions and when the newest was saved."""
@@ -335,6 +338,8 @@ class Catalog:
             return self._db.execute(sql, values)
         except UnicodeEncodeError:  # a file's name that is not UTF-8
             return self._db.execute(sql, [_encoded(value) for value in values])
+        except UnicodeDecodeError as error:  # SQLite's message quotes a damaged schema
+            raise sqlite3.DatabaseError("damaged schema") from error
 
     def _remove(self, paths: Iterable[str]) -> None:
         """Take paths out of layer 0, their texts included."""
@@ -348,10 +353,8 @@ class Catalog:
     def _insert(self, layer: int, row: Row) -> None:
         session = row.session
         claim = session.id or row.fallback
-        values = [getattr(session, field.name) for field in fields(session)]
-        n = self._run(
-            _INSERT, layer, claim, row.fallback, _folded(session.status), *values
-        ).lastrowid
+        own = (layer, claim, row.fallback, _folded(session.status))
+        n = self._run(_INSERT, *own, *_values(session)).lastrowid
         texts = [_indexed(text) for text in (session.title, session.name, row.text)]
         self._run("INSERT INTO texts (rowid, title, name, body) VALUES (?, ?, ?, ?)", n, *texts)
         if layer == 0:
@@ -371,9 +374,12 @@ class Catalog:
         schema = self._run("SELECT sql FROM sqlite_master WHERE name = 'texts'").fetchone()[0]
         self._run("DROP TABLE texts")
         self._run(schema)
+        # Bytes that FTS5 gathers before it writes: 1 MB by default, which costs a third more time.
+        self._run("INSERT INTO texts (texts, rank) VALUES ('hashsize', 8000000)")
         self._run("INSERT INTO texts (rowid, title, name, body) SELECT * FROM kept")
         self._run("DROP TABLE kept")
-        self._run("DELETE FROM sessions WHERE layer = 0")
+        self._run("DELETE FROM sessions WHERE layer <> 1")
+        self._run("REINDEX sessions")  # heals damage that no statement has come across
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -420,9 +426,11 @@ def _sound(path: str, query: str = "") -> sqlite3.Connection | None:
     name = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     db = _connect(f"file:{name}{query}")
     try:
-        db.execute("PRAGMA synchronous = NORMAL")
+        _tune(db)
         if db.execute("PRAGMA user_version").fetchone() == (VERSION,):
             return db
+    except UnicodeDecodeError:
+        pass  # SQLite's message quotes a damaged schema
     except sqlite3.DatabaseError as error:
         if _code(error) not in _DAMAGE:
             db.close()
@@ -433,7 +441,7 @@ def _sound(path: str, query: str = "") -> sqlite3.Connection | None:
 
 def _renewed(path: str) -> sqlite3.Connection:
     """An empty catalog in place of what lies there, unless another process was faster."""
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
     with _alone(path):
         if db := _sound(path):
             return db
@@ -443,7 +451,7 @@ def _renewed(path: str) -> sqlite3.Connection:
         db = _connect(path)
         try:
             db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
+            _tune(db)
             return _filled(db)
         except BaseException:
             db.close()
@@ -460,6 +468,11 @@ def _unwritable(path: str) -> sqlite3.Connection:
 
 def _connect(name: str) -> sqlite3.Connection:
     return sqlite3.connect(name, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
+
+
+def _tune(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA synchronous = NORMAL")
+    db.execute("PRAGMA cache_size = -32000")  # KiB, used only as far as needed
 
 
 def _filled(db: sqlite3.Connection) -> sqlite3.Connection:
@@ -516,7 +529,7 @@ def _chunks(rows: Iterable[Row]) -> Iterator[dict[str, Row]]:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary code; what Python raises itself means text that isn't UTF-8: damage."""
+    """SQLite's primary code. An error without one is about text that isn't UTF-8: damage."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
 
 
@@ -552,15 +565,17 @@ def _session(row: Sequence[Any]) -> Session:
 
 
 def _encoded(value: Any) -> Any:
-    """Text that is not UTF-8 (a file's name can be such) as bytes, anything else as it is."""
-    if not isinstance(value, str):
+    """Text that is not UTF-8 (a file's name can be such) as its bytes, anything else as it is."""
+    if not isinstance(value, str) or not any("\ud800" <= letter <= "\udfff" for letter in value):
         return value
-    lone = any("\ud800" <= character <= "\udfff" for character in value)
-    return value.encode("utf-8", "surrogatepass") if lone else value
+    try:
+        return value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # no file's name: bytes that equal nothing
+        return value.encode("utf-8", "surrogatepass")
 
 
 def _decoded(value: Any) -> Any:
-    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
 def _folded(status: str) -> str:
@@ -595,9 +610,14 @@ def _query(text: str) -> str:
             "there is nothing to search for: no letter and no digit was given",
             hint='give words or a "quoted phrase", for example: annoris search deploy key',
         )
-    parts = [
-        f'"{_split(phrase)}"' if phrase else f'"{_split(word)}"*'
+    parts = {
+        f'"{_split(phrase)}"' if phrase else f'"{_split(word)}"' + "*" * (len(word) > 1): None
         for phrase, word in _QUERY.findall(text)
         if phrase or word
-    ]
-    return " ".join(dict.fromkeys(parts))
+    }
+    if len(parts) > _MOST_WORDS:
+        raise UsageError(
+            f"{len(parts)} words are too many for a search",
+            hint=f"give the {_MOST_WORDS} that matter most, or fewer",
+        )
+    return " ".join(parts)

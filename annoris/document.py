@@ -166,7 +166,8 @@ def stamp(document: Document, fields: Mapping[str, str]) -> bytes:
     edits = list(_edits(block, {key: _field(key, fields[key]) for key in fields}, newline))
     if own := block.entries.get(home):
         edits.append((own.start, own.end, ""))
-    inner = _edited(block.inner, edits)
+    # A blank first line would turn the block into body.
+    inner = re.sub(r"\A(?:[ \t]*\r?\n)+", "", _edited(block.inner, edits))
     mark = _digest(_encoded(block.head, inner, block.tail) + document.body)
     inner += f"{block.indent}{home}: {mark}{newline}"
     front = _encoded(block.head, inner, block.tail)
@@ -473,8 +474,8 @@ _INLINE = re.compile(
       \\(?P<escaped>[!-/:-@\[-`{-~])
     | (?P<ticks>`+)(?P<code>.+?)(?P=ticks)(?!`)
     | <(?:(?P<address>[a-z][a-z0-9+.-]*:[^\s<>]*)|/?[a-z][^<>]*|!--.*?--)>
-    | !?\[(?P<label>(?:[^\[\]]|!?\[[^\[\]]*\](?:\([^()]*\))?)*)\]
-      (?:\((?:[^()]|\([^()]*\))*\)|\[[^\[\]]*\])
+    | !?\[(?P<label>(?:[^\[\]]|\[[^\[\]]*\](?:\([^()]*\))?)*+)\]
+      (?:\((?:[^()]|\([^()]*\))*+\)|\[[^\[\]]*\])
     | (?P<star>\*{1,3}|~~)(?=\S)(?P<starred>.+?)(?<=\S)(?P=star)
     | (?<!\w)(?P<line>_{1,3})(?=\S)(?P<lined>.+?)(?<=\S)(?P=line)(?!\w)
     """,
@@ -638,7 +639,6 @@ _MARK = re.compile(
     re.MULTILINE,
 )
 _NOT_PARAGRAPH = re.compile(r" {4}| {0,3}(?:\t|>|[-*+][ \t]|\d{1,9}[.)][ \t])")
-_CONFLICT = re.compile(r"^(<{7}|>{7})(?: .*)?$", re.MULTILINE)
 
 # UTF-8 read as cp1252, Latin-1 or cp1251 and stored again leaves pairs of two-byte letters
 # of which the second is rare elsewhere. A hit only means that ftfy is asked.
@@ -791,10 +791,10 @@ def _missing(marks: list[_Mark], required: tuple[str, ...]) -> Iterator[Problem]
 
 def _conflicts(text: str) -> Iterator[Problem]:
     opened = 0
-    for mark in _CONFLICT.finditer(text):
-        if mark[1][0] == "<":
-            opened = opened or text.count("\n", 0, mark.start()) + 1
-        elif opened:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line == "<" * 7 or line.startswith("<" * 7 + " "):
+            opened = opened or number
+        elif opened and (line == ">" * 7 or line.startswith(">" * 7 + " ")):
             yield Problem(
                 "conflict-marker", "an unresolved merge conflict: <<<<<<< to >>>>>>>", opened
             )

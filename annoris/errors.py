@@ -7,6 +7,7 @@
     ├── Ambiguous                ambiguous    a selector that fits several sessions
     ├── Conflict                 conflict     two versions; both are kept
     ├── Unavailable              unavailable  no tier could answer
+    ├── TierDown                 tier-down    a cache does not answer
     ├── DocumentRefused          document     structure, size or encoding of a document
     ├── CredentialFound          credential   a secret stands in a document
     ├── KeyProblem               key          an encryption key is wrong or missing
@@ -70,6 +71,12 @@ class Conflict(AnnorisError):
 
 class Unavailable(AnnorisError):
     code = "unavailable"
+
+
+class TierDown(AnnorisError):
+    """A cache does not answer, or answers that it can't work now; another tier may."""
+
+    code = "tier-down"
 
 
 class DocumentRefused(AnnorisError):

@@ -46,10 +46,16 @@ _CONFIG = {
     "core.hooksPath": os.devnull,
     "core.quotePath": "false",
     "credential.interactive": "false",
+    "diff.orderFile": os.devnull,
+    "diff.relative": "false",
     "fetch.recurseSubmodules": "false",
     "gc.auto": "0",
     "http.lowSpeedLimit": "100",
     "http.lowSpeedTime": "15",
+    "log.diffMerges": "off",
+    "log.follow": "false",
+    "log.showRoot": "true",
+    "log.showSignature": "false",
     "maintenance.auto": "false",
     "protocol.ext.allow": "never",
     "push.followTags": "false",
@@ -162,12 +168,15 @@ _RACE = re.compile(
 )
 _WHOLE = re.compile(
     r"GH006|protected branch|GH00[27]|currently checked out|deny updating|read.?only"
+    # What a ruleset (GH013) says when no document is to blame.
+    r"|made through a pull request|protected ref|must have verified signatures|status checks?\b"
 )
-_CONTENT = re.compile(r"GH013|GH001|exceeds GitHub's file size|rule violations")
-_HOOK = re.compile(r"GH0\d\d|hook declined|prohibited")
+_CONTENT = re.compile(r"GH001|GH009|exceeds GitHub's file size|cannot contain secrets")
+_HOOK = re.compile(r"GH0\d\d|hook declined|prohibited|rule violations")
 _AUTH = re.compile(
     r"authentication failed|could not read (?:username|password)|permission denied \("
-    r"|error: 40[13]|host key verification failed|invalid username|access denied|SSO",
+    r"|error: 40[13]|host key verification failed|invalid username|access denied"
+    r"|permission to \S+ denied|\bSAML SSO\b",
     re.IGNORECASE,
 )
 _MISSING = re.compile(
@@ -177,22 +186,24 @@ _MISSING = re.compile(
 )
 _NO_BRANCH = re.compile("couldn't find remote ref")
 _FULL = re.compile(r"^(?!remote:).*No space left on device", re.MULTILINE)
-_NAMED = re.compile(r"(?:path: |File )(\S.*?)(?::\d+$| is [\d.]+ MB|$)", re.MULTILINE)
+_NAMED = re.compile(r"^\s*(?:path: |File )(\S.*?)(?::\d+$| is [\d.]+ MB|$)", re.MULTILINE)
+_PADDING = re.compile(r"[ \t]+$|\x1b\[K", re.MULTILINE)  # git's, after what a server says
 
 
 def refusal(result: Result, remote: str, branch: str) -> AnnorisError:
     """The error that a failed push or fetch means. The order of the tests is from sure to vague."""
-    words = f"{text(result.output)}\n{result.text}"
+    words = _PADDING.sub("", f"{text(result.output)}\n{result.text}")
+    told = words.replace(remote, "")  # a repository may be called read-only
     said = last_line(re.sub(r"^remote:\s*", "", result.text, flags=re.MULTILINE))
     tests: tuple[tuple[re.Pattern[str], Callable[[], AnnorisError]], ...] = (
         (_NO_BRANCH, lambda: NotFound(f"{remote} has no branch {branch}")),
         (_FULL, lambda: StorageError("the disk is full", hint="free some space; annoris sync")),
-        (_WHOLE, lambda: PolicyRefused(
-            f"{remote} refuses every push to {branch}: {_why(words)}", about="branch",
-            hint="allow this user to push there; annoris sync then delivers what waits")),
         (_CONTENT, lambda: PolicyRefused(
             f"{remote} refuses the document: {_why(words)}", about="content",
             paths=tuple(_NAMED.findall(_bare(words))))),
+        (_WHOLE, lambda: PolicyRefused(
+            f"{remote} refuses every push to {branch}: {_why(words)}", about="branch",
+            hint="allow this user to push there; annoris sync then delivers what waits")),
         (_HOOK, lambda: PolicyRefused(f"{remote} refuses the push: {_why(words)}")),
         (_RACE, lambda: LostRace("master moved")),
         (_AUTH, lambda: AuthRefused(
@@ -202,7 +213,7 @@ def refusal(result: Result, remote: str, branch: str) -> AnnorisError:
             hint="check the address: annoris init --remote URL")),
     )  # fmt: skip
     for pattern, made in tests:
-        if pattern.search(words):
+        if pattern.search(told):
             return made()
     return RemoteUnreachable(
         f"{remote} can't be reached: {said}", hint="annoris sync delivers what waits"
@@ -210,7 +221,7 @@ def refusal(result: Result, remote: str, branch: str) -> AnnorisError:
 
 
 def _bare(words: str) -> str:
-    return re.sub(r"^(?:remote|fatal|error):\s*", "", words, flags=re.MULTILINE)
+    return re.sub(r"^(?:(?:remote|fatal|error):\s*)+", "", words, flags=re.MULTILINE)
 
 
 def _auth_hint(remote: str) -> str:
@@ -223,34 +234,37 @@ def _auth_hint(remote: str) -> str:
 
 
 def _why(words: str) -> str:
-    """The line of a refusal that names its rule."""
+    """The lines of a refusal that name its rules, in one."""
     lines = [
         re.sub(r"^(?:remote:\s*|error:\s*|-\s*)*", "", line).strip() for line in words.splitlines()
     ]
     for pattern in (
-        r"Push cannot contain",
-        r"exceeds",
+        r"Push cannot contain|exceeds|pull request|protected ref|signatures|status check",
         r"GH0\d\d",
         r"declined",
         r"currently checked",
     ):
-        for line in lines:
-            if re.search(pattern, line):
-                return line.split("\t")[-1]
+        if said := [line.split("\t")[-1] for line in lines if re.search(pattern, line)]:
+            return "; ".join(dict.fromkeys(said[:3]))
     return last_line(words)
 
 
-def break_stale_lock(words: str) -> bool:
-    """Remove a lock that a killed git left. Only the holder of our own lock comes here."""
-    found = re.search(r"Unable to create '([^']+\.lock)': File exists", words)
-    if not found:
+def break_stale_lock(words: str, *repositories: str) -> bool:
+    """Remove a lock that a killed git left in one of ``repositories``; whether to try again.
+
+    Only the holder of our own lock comes here. The words may be a server's: it can't have us
+    remove a file anywhere else.
+    """
+    found = re.search(r"Unable to create '([^'\n]+\.lock)': File exists", words)
+    path = os.path.realpath(found.group(1)) if found else ""
+    homes = [os.path.realpath(repository.removeprefix("file://")) for repository in repositories]
+    if not any(path.startswith(os.path.join(home, "")) for home in homes):
         return False
-    path = found.group(1)
     with contextlib.suppress(FileNotFoundError):
-        age = time.time() - os.stat(path).st_mtime
-        if 0 <= age < 2:
-            time.sleep(2 - age)
-        os.unlink(path)
+        before = os.stat(path)
+        time.sleep(2)
+        if os.stat(path) == before:  # nobody lives so long between a lock and its release
+            os.unlink(path)
     return True
 
 

@@ -18,6 +18,8 @@ import fcntl
 import os
 import random
 import re
+import secrets
+import shutil
 import tempfile
 import threading
 import time
@@ -38,6 +40,7 @@ from annoris.settings import MasterSettings
 _LOCAL_SECONDS = 120.0
 _FETCHED = "refs/annoris/fetched"
 _NEXT = "refs/annoris/next"
+_GONE = "refs/annoris/gone"
 _TRAILER = "Annoris-Save"
 _FORMAT = b'# Annoris keeps sessions in this repository.\nversion = 1\nscope = "plain"\n'
 FOUNDATION = {
@@ -79,6 +82,10 @@ class Master:
         """What a projection was made from; another value means that it must be made anew."""
         return "\n".join((self.remote, self.branch, *self._settings.include))
 
+    @property
+    def _owner(self) -> str:
+        return f"{self.remote}\n{self.branch}\n"
+
     def included(self, path: str) -> bool:
         """Whether a file on master is a session."""
         return self._included(path)
@@ -89,20 +96,27 @@ class Master:
         return os.path.exists(os.path.join(self.folder, "HEAD"))
 
     def create(self) -> None:
-        """Make the bare clone, empty; harmless where it exists."""
+        """Make the bare clone, empty; harmless where it exists.
+
+        It appears whole, under its name, whoever else makes it at the same moment.
+        """
+        mending = os.path.isdir(self.folder)  # one that lost its HEAD, if it isn't there now
         if self.exists():
             return
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
         import git  # noqa: PLC0415
 
         try:
-            os.makedirs(os.path.dirname(self.folder) or ".", mode=0o700, exist_ok=True)
-            repo = git.Repo.init(self.folder, bare=True, initial_branch=self.branch)
+            place = self.folder if mending else f"{self.folder}.{secrets.token_hex(4)}"
+            os.makedirs(place, mode=0o700, exist_ok=True)
+            repo = git.Repo.init(place, bare=True, initial_branch=self.branch)
             with repo, repo.config_writer() as config:
                 config.set_value("core", "logAllRefUpdates", "always")
                 # What a force push removed stays recoverable for a year.
                 config.set_value("gc", "reflogExpire", "365.days")
                 config.set_value("gc", "reflogExpireUnreachable", "365.days")
+            if not mending:
+                self._install(place)
         except git.GitCommandNotFound as error:
             raise gitcmd.no_git() from error
         except (git.GitCommandError, OSError) as error:
@@ -110,6 +124,31 @@ class Master:
                 f"the clone can't be made in {self.folder}: {gitcmd.last_line(str(error))}",
                 hint="set ANNORIS_DATA_DIR to a folder that can be written",
             ) from error
+
+    def _install(self, place: str) -> None:
+        try:
+            os.rename(place, self.folder)
+        except OSError:
+            shutil.rmtree(place, ignore_errors=True)
+            if not self.exists():  # else another process was faster
+                raise
+
+    def claim(self) -> None:
+        """Note in the clone whose history it holds."""
+        if not self.claimed():
+            path = os.path.join(self.folder, "annoris-master")
+            with open(f"{path}.new", "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(self._owner)
+            os.replace(f"{path}.new", path)
+
+    def claimed(self) -> bool | None:
+        """Whether the clone holds this master's history; None when nothing says so."""
+        path = os.path.join(self.folder, "annoris-master")
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                return file.read() == self._owner
+        except FileNotFoundError:
+            return None
 
     @contextlib.contextmanager
     def lock(self, deadline: Deadline) -> Iterator[None]:
@@ -151,7 +190,9 @@ class Master:
         """Make ``commit`` the tip that this machine works from."""
         if commit:
             self._local("update-ref", self._ref, commit)
-        elif self.tip():
+        elif tip := self.tip():
+            # Its reflog goes with a ref that is deleted; what it held stays recoverable here.
+            self._local("update-ref", _GONE, tip)
             self._local("update-ref", "-d", self._ref)
 
     # --- reading -----------------------------------------------------------------------------
@@ -215,7 +256,7 @@ class Master:
             "--no-renames",
             self._ref,
             "--",
-            path,
+            f":(literal){path}",
         )
         found = []
         for record in output.split(b"\x01")[1:]:
@@ -249,8 +290,8 @@ class Master:
         )
         return [path for raw in output.split(b"\0") if (path := gitcmd.text(raw))]
 
-    def once(self, pattern: str) -> list[str]:
-        """Paths that fit a glob and were removed at some time."""
+    def once(self, pathspec: str) -> list[str]:
+        """Paths that fit a pathspec and were removed at some time."""
         if not self.tip():
             return []
         output = self._local(
@@ -262,7 +303,7 @@ class Master:
             "--no-renames",
             self._ref,
             "--",
-            f":(glob){pattern}",
+            pathspec,
         )
         return [path for raw in output.split(b"\0") if (path := gitcmd.text(raw).strip())]
 
@@ -278,7 +319,7 @@ class Master:
             f"--grep={_TRAILER}: {batch}",
             self._ref,
             "--",
-            path,
+            f":(literal){path}",
         )
         return bool(found.strip())
 
@@ -461,7 +502,7 @@ class Master:
             result = gitcmd.run([*self._base(), *arguments], deadline, stdin)
             if result.code == 0:
                 return result.output
-            if not gitcmd.break_stale_lock(result.text):
+            if not gitcmd.break_stale_lock(result.text, self.folder):
                 break
         raise StorageError(
             f"git {arguments[0]} failed in {self.folder}: {gitcmd.last_line(result.text)}",
@@ -475,7 +516,8 @@ class Master:
             result = gitcmd.run(command, deadline, extra=self._extra())
             if result.code == 0 and not re.search(rb"^!\t", result.output, re.MULTILINE):
                 return result.output
-            if not gitcmd.break_stale_lock(result.text):
+            ours = (self.folder, self.remote) if self.local_remote else (self.folder,)
+            if not gitcmd.break_stale_lock(result.text, *ours):
                 break
         raise gitcmd.refusal(result, self.remote, self.branch)
 
@@ -504,7 +546,7 @@ class Master:
         wrapper = git.Git(self.folder)
         try:
             answer: Any = wrapper.execute(
-                ["git", command, *arguments],
+                [*self._base(), command, *arguments],
                 as_process=False,
                 stdout_as_string=False,
                 strip_newline_in_stdout=False,
@@ -567,7 +609,7 @@ def _blobs(lines: list[bytes], wanted: Callable[[str], bool]) -> dict[str, str]:
 
 def _import(commit: Commit, mark: int, who: str, parent: str, merge: str = "") -> list[bytes]:
     stamp = f"{who} {_seconds(commit.at)} +0000"
-    message = commit.message.encode()
+    message = commit.message.encode(errors="surrogateescape")
     if commit.batch:
         message += f"\n\n{_TRAILER}: {commit.batch}\n".encode()
     parts = [
@@ -587,7 +629,7 @@ def _import(commit: Commit, mark: int, who: str, parent: str, merge: str = "") -
 
 def _quoted(path: str) -> bytes:
     escaped = path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'.encode()
+    return f'"{escaped}"'.encode(errors="surrogateescape")  # a name on master need not be UTF-8
 
 
 def _matcher(globs: tuple[str, ...]) -> Callable[[str], bool]:

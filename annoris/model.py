@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
 
 
 class Deadline:
@@ -20,6 +25,36 @@ class Deadline:
     @property
     def over(self) -> bool:
         return self.left() == 0.0
+
+    def run(self, work: Callable[[], T], discard: Callable[[T], object] = lambda _: None) -> T:
+        """What ``work`` answers or raises; TimeoutError once the deadline is over.
+
+        For work that can't be cut, such as looking up a host's name: it then goes on in a
+        daemon thread, and ``discard`` gets what it answers too late.
+        """
+        from concurrent.futures import Future, InvalidStateError  # noqa: PLC0415
+
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                answer = work()
+            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+                with suppress(InvalidStateError):
+                    future.set_exception(error)
+                return
+            try:
+                future.set_result(answer)
+            except InvalidStateError:
+                discard(answer)
+
+        threading.Thread(target=run, daemon=True).start()
+        try:
+            return future.result(self.left())
+        except TimeoutError:
+            if future.cancel():
+                raise
+            return future.result()
 
 
 Tier = Literal["hot", "emergency", "master", "clone", "outbox"]
@@ -115,6 +150,44 @@ class Session:
     def short(self) -> str:
         """The eight characters that people type; the tail of the id is its random part."""
         return self.id[-8:]
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """A session as a cache holds it.
+
+    ``position`` orders revisions: the number of commits of master when it held this one.
+    """
+
+    session: Session
+    position: int
+    checksum: str  # MD5 of the document on master, unencrypted
+    content: str = ""  # its envelope; empty when evicted
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a cache holds under an id, in short; a deleted session stays as a tombstone."""
+
+    path: str
+    oid: str
+    position: int
+    has_content: bool
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A sync, dump or the like that was run, as the log keeps it. ``details`` is JSON-ready."""
+
+    kind: str
+    status: str
+    started: str
+    finished: str = ""
+    source: str = ""  # what started it: cron, webhook, a person
+    host: str = ""
+    details: dict[str, object] = field(default_factory=dict)
+    id: int = 0  # given by the log
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ no moment exists in which an answered save is only in memory. A file holds one o
     <header: JSON>
     <data>
     …
+    end
 
 File names sort in the order of saving, by a counter and not by the clock. ``aside/`` keeps
 drafts that the server refused, with the reason; ``done/`` holds answers for a process whose
@@ -30,6 +31,7 @@ from annoris.errors import NotFound, StorageError
 from annoris.model import Draft, Problem, Receipt
 
 _MAGIC = b"annoris-outbox 1\n"
+_END = b"end\n"
 _LEFTOVER_SECONDS = 3600.0
 
 
@@ -44,8 +46,9 @@ class Outbox:
         return _names(self._folder)
 
     def waiting(self) -> set[str]:
-        """Names of all commands of which something is only here, set aside or not."""
-        return {*self.batches(), *(name.rpartition(".")[0] for name in _names(self._aside))}
+        """Keys of all drafts that are only here, set aside or not."""
+        drafts = [*self.read()[0], *(draft for draft, _ in self.aside())]
+        return {draft.key for draft in drafts}
 
     def add(self, drafts: Iterable[Draft]) -> list[Draft]:
         """Keep the drafts of one command; they are on disk when this returns.
@@ -165,8 +168,9 @@ class Outbox:
                 continue
             for entry in entries:
                 passing = entry.name.startswith(".tmp-") or folder == self._done
-                if passing and time.time() - entry.stat().st_mtime > _LEFTOVER_SECONDS:
-                    os.unlink(entry.path)
+                with contextlib.suppress(FileNotFoundError):  # its writer is done with it
+                    if passing and time.time() - entry.stat().st_mtime > _LEFTOVER_SECONDS:
+                        os.unlink(entry.path)
 
     def _path(self, batch: str) -> str:
         return os.path.join(self._folder, f"{batch}.drafts")
@@ -175,13 +179,14 @@ class Outbox:
         folder = os.path.dirname(path)
         temporary = os.path.join(folder, f".tmp-{secrets.token_hex(8)}")
         try:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
+            _make_folder(folder)
             with open(
                 os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
             ) as file:
                 file.write(_MAGIC)
                 for draft in drafts:
                     file.writelines(_record(draft, reason))
+                file.write(_END)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -204,9 +209,20 @@ class _Damaged(Exception):
 def _names(folder: str) -> list[str]:
     try:
         names = os.listdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(name.removesuffix(".drafts") for name in names if name.endswith(".drafts"))
+
+
+def _make_folder(folder: str) -> None:
+    """Make a folder as durable as what will be put into it, all the way up."""
+    if os.path.isdir(folder):
+        return
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    while folder != (above := os.path.dirname(folder)):
+        folder = above
+        with contextlib.suppress(OSError):  # one that others own may not be opened
+            _sync_folder(folder)
 
 
 def _sync_folder(folder: str) -> None:
@@ -227,7 +243,7 @@ def _record(draft: Draft, reason: str) -> Iterator[bytes]:
     data: bytes = fields.pop("data")
     if reason:
         fields["reason"] = reason
-    header = json.dumps(fields, ensure_ascii=False).encode()
+    header = json.dumps(fields).encode()  # ASCII: the path on master need not be UTF-8
     digest = hashlib.sha256(header + data).hexdigest()
     yield f"{digest} {len(header)} {len(data)}\n".encode()
     yield header + b"\n"
@@ -253,7 +269,7 @@ def _records(content: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
     if not content.startswith(_MAGIC):
         raise ValueError("not an outbox file")
     position = len(_MAGIC)
-    while position < len(content):
+    while content[position:] != _END:
         line_end = content.index(b"\n", position)
         digest, header_size, data_size = content[position:line_end].split(b" ")
         header_end = line_end + 1 + int(header_size)

@@ -18,7 +18,14 @@ from dataclasses import dataclass, field, replace
 
 from annoris import document, plan
 from annoris.catalog import Catalog, Row
-from annoris.errors import AnnorisError, MasterShrunk, PolicyRefused, RemoteUnreachable
+from annoris.errors import (
+    AnnorisError,
+    MasterShrunk,
+    PolicyRefused,
+    RemoteRefused,
+    RemoteUnreachable,
+    StorageError,
+)
 from annoris.gitcmd import LostRace
 from annoris.master import FOUNDATION, Commit, Master, now
 from annoris.model import Deadline, Draft, Receipt, Session
@@ -67,6 +74,7 @@ class Publisher:
         sessions and ``force`` is not set; RemoteRefused and RemoteUnreachable as git says.
         """
         before = self.master.tip()
+        self._must_follow(before)
         found = self.master.fetch(deadline)
         if found != before:
             if before and not force:
@@ -75,16 +83,17 @@ class Publisher:
         self.mark_checked()
 
     def mark_checked(self) -> None:
-        """Remember that master was asked just now."""
+        """Remember that this very master was asked just now, and that the clone is of it."""
         with open(self._checked_path(), "w", encoding="ascii"):
             pass
+        self.master.claim()
 
     def checked(self) -> float:
         """When master was last asked, in seconds since the epoch; 0 for never."""
         if self.master.embedded:
             return time.time()
         try:
-            return os.stat(self._checked_path()).st_mtime
+            return os.stat(self._checked_path()).st_mtime if self.master.claimed() else 0.0
         except FileNotFoundError:
             return 0.0
 
@@ -94,12 +103,19 @@ class Publisher:
         known = self.catalog.commit if self.catalog.master == identity else ""
         if known != tip or self.catalog.master != identity:
             self._project(known, tip)
-        shown = {key.rpartition(".")[0] for key in self.catalog.overlay_keys()}
-        if shown != self.outbox.waiting():
+        if self.catalog.overlay_keys() != self.outbox.waiting():
             self.overlay()
 
     def _checked_path(self) -> str:
         return f"{self.master.folder}.checked"
+
+    def _must_follow(self, tip: str) -> None:
+        if tip and not self.master.embedded and self.master.claimed() is False:
+            raise RemoteRefused(
+                f"what this machine holds was not saved to {self.master.remote} "
+                f"({self.master.branch}); nothing was changed",
+                hint=f"to take it there: annoris init --remote {self.master.remote} --move",
+            )
 
     def _guard(self, before: str, found: str) -> None:
         have = self.master.tree(before)
@@ -125,9 +141,11 @@ class Publisher:
     def _project(self, known: str, tip: str) -> None:
         """Bring layer 0 of the catalog from one commit to another."""
         identity = self.master.identity
-        if known and tip:
-            changes = self.master.diff(known, tip)
-        else:
+        try:
+            changes = self.master.diff(known, tip) if known and tip else []
+        except StorageError:  # a clone that was made anew may never have seen that commit
+            known = ""
+        if not (known and tip):
             changes = plan.changes({}, self.master.tree(tip))
         wanted: dict[str, list[str]] = {}
         for change in changes:
@@ -136,7 +154,7 @@ class Publisher:
         self.catalog.apply(
             commit=tip,
             master=identity,
-            replace_all=not known,
+            replace_all=not (known and tip),
             upserts=self._rows(wanted, known),
             removals=[change.path for change in changes if not change.oid],
         )
@@ -212,7 +230,7 @@ class Publisher:
                 if error.about == "branch" or not self._split(group, error, groups, refused):
                     outcome.error = error
                     break
-                if len(refused) >= 3 and not outcome.receipts and not error.paths:
+                if len(refused) >= 3 and not outcome.receipts and error.about == "unknown":
                     outcome.error = error  # everything is refused: no document is to blame
                     refused.clear()
                     break
@@ -251,6 +269,7 @@ class Publisher:
         """Bring one group to master, however often others are faster."""
         fresh = self.master.embedded
         silent = races = 0
+        self._must_follow(self.master.tip())
         if not self.master.tip():
             self.fetch(deadline)
             fresh = True
@@ -324,34 +343,43 @@ class Publisher:
         """
         self.master.create()
         with self.master.lock(deadline):
-            there = self.master.fetch(deadline)
-            ours = self.master.tree(here)
-            theirs = self.master.tree(there)
-            brought = 0
-            if here and not there:
-                self.master.push(here, "", deadline)
-                brought = len(ours)
-            elif not here or self.master.descends(there, here):
-                self.master.accept(there)
-            elif self.master.descends(here, there):
-                self.master.push(here, there, deadline)
-                brought = len(ours.keys() - theirs.keys())
-            else:
-                only = {path: oid for path, oid in ours.items() if path not in theirs}
-                files = {path: self.master.blob(oid) for path, oid in only.items()}
-                joined = self.master.merge(there, here, files)
-                self._requeue(
-                    {
-                        path: ours[path]
-                        for path in ours.keys() & theirs.keys()
-                        if ours[path] != theirs[path]
-                    }
-                )
-                self.master.push(joined, there, deadline)
-                brought = len(only)
-            self._found(deadline)
-            self.mark_checked()
-        return brought
+            while True:
+                try:
+                    brought = self._joined(here, deadline)
+                    self._found(deadline)
+                except LostRace:
+                    if deadline.over:
+                        raise RemoteUnreachable(
+                            f"{self.master.remote} is busy: others were faster",
+                            hint="try again",
+                        ) from None
+                else:
+                    self.mark_checked()
+                    return brought
+
+    def _joined(self, here: str, deadline: Deadline) -> int:
+        if self.master.claimed():
+            self.fetch(deadline)  # there is nothing of our own in the clone
+            return 0
+        there = self.master.fetch(deadline)
+        ours = self.master.tree(here)
+        theirs = self.master.tree(there)
+        if here and not there:
+            self.master.push(here, "", deadline)
+            return len(ours)
+        if not here or self.master.descends(there, here):
+            self.master.accept(there)
+            return 0
+        if self.master.descends(here, there):
+            self.master.push(here, there, deadline)
+            return len(ours.keys() - theirs.keys())
+        only = {path: oid for path, oid in ours.items() if path not in theirs}
+        files = {path: self.master.blob(oid) for path, oid in only.items()}
+        joined = self.master.merge(there, here, files)
+        both = {path: ours[path] for path in ours.keys() & theirs.keys()}
+        self._requeue({path: oid for path, oid in both.items() if oid != theirs[path]})
+        self.master.push(joined, there, deadline)
+        return len(only)
 
     def _found(self, deadline: Deadline) -> None:
         """Say in the repository that Annoris keeps sessions here, once."""
@@ -396,8 +424,8 @@ class Publisher:
 
     def _settle_one(self, draft: Draft, settled: _Settled, fresh: bool) -> None:
         if copy := settled.copies.get((draft.id, draft.base)):
-            # An edit of a text that has just become a copy goes on in that copy.
-            draft = replace(draft, id=copy.id, base=copy.etag, path=copy.path, name="")
+            self._go_on(draft, copy, settled)
+            return
         row = self._standing(draft.id, settled)
         etag = document.etag(draft.data) if draft.op == "save" else ""
         verdict = plan.settle(draft, etag, row)
@@ -448,8 +476,8 @@ class Publisher:
 
     def _vanished(self, draft: Draft, settled: _Settled) -> None:
         """Its base isn't on master: deleted there (the text survives as a copy) or never was."""
-        removed = self.master.once(f"**/*-{draft.id[-8:]}.md") or (
-            [draft.path] if draft.path in self.master.once(draft.path) else []
+        removed = self.master.once(f":(glob)**/*-{draft.id[-8:]}.md") or self.master.once(
+            f":(literal){draft.path}"
         )
         if not removed:
             self._put(draft, None, settled)
@@ -463,26 +491,30 @@ class Publisher:
     ) -> None:
         """Keep the losing text as a session of its own, named from its content."""
         etag = document.etag(data)
-        parsed = document.parse(data)
         id = str(uuid.uuid5(uuid.UUID(draft.id), etag))
-        copy = document.stamp(parsed, {"id": id, "name": "", "conflict-of": draft.id})
-        meta = parsed.meta
+        copy = _as_copy(data, id, draft.id)
+        meta = document.inspect(data)
         path = document.path_for(
             meta.project or draft.project, meta.title, meta.created or draft.at, id
         )
         session = self._standing(id, settled)
+        ours = session is None or self.master.applied(draft.batch, session.path)
         if session is None:
             session = self._place(draft.batch, path, copy, settled)
-        if theirs is None:
+        if theirs is None and (ours or session.etag == document.etag(copy)):
             settled.copies[draft.id, etag] = session
-        settled.receipts[draft.key] = replace(
-            _receipt(draft, "conflict", session.path, oid=session.oid),
-            id=id,
-            conflict_of=draft.id,
-            reason="it changed on master after it was loaded here"
-            if theirs is None
-            else "it was changed on master before it was deleted here",
-        )
+        settled.receipts[draft.key] = _kept(draft, session, deleted=theirs is not None)
+
+    def _go_on(self, draft: Draft, copy: Session, settled: _Settled) -> None:
+        """An edit of a text that has just become a copy goes on in that copy."""
+        if draft.op == "delete":
+            self._remove(draft, copy, settled)
+            return
+        if not self.master.applied(draft.batch, copy.path):
+            data = _as_copy(draft.data, copy.id, draft.id)
+            copy = self._place(draft.batch, copy.path, data, settled)
+        settled.copies[draft.id, document.etag(draft.data)] = copy
+        settled.receipts[draft.key] = _kept(draft, copy)
 
     def _place(self, batch: str, path: str, data: bytes, settled: _Settled) -> Session:
         row = make_row(path, oid_of(data), data)
@@ -505,7 +537,7 @@ def make_row(path: str, oid: str, data: bytes) -> Row:
     meta = document.inspect(data)
     etag = document.etag(data)
     body = document.split(data)[1]
-    fallback = str(uuid.uuid5(uuid.NAMESPACE_URL, f"annoris:{path}"))
+    fallback = id_of(path)
     session = Session(
         id=meta.id or fallback,
         path=path,
@@ -525,9 +557,20 @@ def make_row(path: str, oid: str, data: bytes) -> Row:
     return Row(session=session, fallback=fallback, text=body.decode(errors="replace"))
 
 
+def id_of(path: str) -> str:
+    """The UUIDv5 of a path, whose name need not be UTF-8: the id of a file that says none."""
+    name = uuid.NAMESPACE_URL.bytes + f"annoris:{path}".encode(errors="surrogateescape")
+    digest = hashlib.sha1(name, usedforsecurity=False).digest()
+    return str(uuid.UUID(bytes=digest[:16], version=5))
+
+
 def oid_of(data: bytes) -> str:
     """The git blob id of bytes."""
     return hashlib.sha1(b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
+
+
+def _as_copy(data: bytes, id: str, origin: str) -> bytes:
+    return document.stamp(document.parse(data), {"id": id, "name": "", "conflict-of": origin})
 
 
 def same_text(one: bytes, other: bytes) -> bool:
@@ -567,4 +610,16 @@ def _receipt(draft: Draft, state: str, path: str, *, oid: str = "", reason: str 
         op=draft.op,
         size=len(draft.data),
         checksum=hashlib.md5(draft.data, usedforsecurity=False).hexdigest() if draft.data else "",
+    )
+
+
+def _kept(draft: Draft, copy: Session, *, deleted: bool = False) -> Receipt:
+    """The receipt for a text that lives on in a copy."""
+    return replace(
+        _receipt(draft, "conflict", copy.path, oid=copy.oid),
+        id=copy.id,
+        conflict_of=draft.id,
+        reason="it was changed on master before it was deleted here"
+        if deleted
+        else "it changed on master after it was loaded here",
     )

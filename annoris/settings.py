@@ -8,6 +8,7 @@ key or a wrong type is an error that names the file and the key.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
@@ -89,7 +90,7 @@ def write(path: str, changes: Mapping[str, Mapping[str, object]]) -> None:
     import tomlkit  # noqa: PLC0415
 
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             document = tomlkit.parse(file.read())
     except FileNotFoundError:
         document = tomlkit.document()
@@ -129,7 +130,7 @@ def _from_toml(path: str) -> dict[str, Any]:
 
     try:
         with open(path, "rb") as file:
-            raw = tomllib.loads(file.read().decode())
+            raw = tomllib.loads(file.read().decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file", hint="check --config") from None
     except OSError as error:
@@ -207,6 +208,8 @@ def _checked(cls: type, key: str, value: object, where: str) -> object:
     names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"{where}: must be {names.get(kind, 'a list of texts')}, not {value!r}")
+    if isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"{where}: must be text without NUL characters")
     if kind in (int, float) and isinstance(value, (int, float)) and not 0 < value < 1e12:
         raise ConfigError(f"{where}: must be above zero, not {value!r}")
     return value
@@ -215,14 +218,21 @@ def _checked(cls: type, key: str, value: object, where: str) -> object:
 def _check_remote(master: MasterSettings) -> None:
     check_remote(master.remote)
     name = master.branch
-    bad = (" ", "~", "^", ":", "?", "*", "[", "\\", "..", "@{", "//")
-    if not name or name[0] in "-/." or name[-1] in "/." or any(part in name for part in bad):
+    bad = (" ", "~", "^", ":", "?", "*", "[", "\\", "..", "@{", "//", "/.", ".lock/")
+    if (
+        not name.isprintable()
+        or not name
+        or name[0] in "-/."
+        or name.endswith(("/", ".", ".lock"))
+        or any(part in name for part in bad)
+    ):
         raise ConfigError(f"master.branch: {name!r} is not a branch name")
 
 
 def check_remote(remote: str) -> None:
     """Refuse a remote that carries a password, or that git would take for an option."""
-    if remote.startswith("-") or any(ord(char) < 32 for char in remote):
+    helper = re.match(r"\w+::", remote)  # git would run the program git-remote-<that>
+    if remote.startswith("-") or helper or any(ord(char) < 32 for char in remote):
         raise ConfigError(f"master.remote: {remote!r} is not a repository")
     scheme, mark, rest = remote.partition("://")
     if not mark:

@@ -1,4 +1,8 @@
-"""One thin file per command: parse, call, show. ``ls`` of this folder is the manual."""
+"""One thin file per command: parse, call, show. ``ls`` of this folder is the manual.
+
+A command imports what it needs when it runs: ``annoris --help`` reads every signature here and
+must not pay for the archive.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ import typer
 
 if TYPE_CHECKING:
     from annoris.archive import Archive
+    from annoris.console import Output
+    from annoris.model import Receipt
     from annoris.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="Answer one JSON object.")]
@@ -30,12 +36,25 @@ config_file = ""  # what --config said, before any command runs
 
 
 def settings() -> Settings:
-    from annoris.settings import load  # noqa: PLC0415
+    from annoris.settings import load
 
     return load(config_file or None)
 
 
 def archive() -> Archive:
-    from annoris.bootstrap import open_archive  # noqa: PLC0415
+    from annoris.bootstrap import open_archive
 
     return open_archive(settings())
+
+
+def speak(json: bool, quiet: bool) -> Output:
+    from annoris.console import Output
+
+    return Output(json, quiet)
+
+
+def exit_code(receipts: list[Receipt]) -> int:
+    """What the receipts of one command mean for its caller; the worst decides."""
+    states = {receipt.state for receipt in receipts}
+    worst = (("refused", 10), ("queued", 75), ("conflict", 4))
+    return next((code for state, code in worst if state in states), 0)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from annoris.commands import WHAT, InProject, Json, Quiet, archive
-from annoris.commands.save import exit_code
-from annoris.console import Output
+from annoris.commands import WHAT, InProject, Json, Quiet, archive, exit_code, speak
 
 
 def delete(
@@ -17,7 +15,7 @@ def delete(
     \b
     annoris delete 3f2a9c1e
     """
-    output = Output(json, quiet)
+    output = speak(json, quiet)
     with output.working("deleting"):
         receipt = archive().delete(selector, project)
     output.receipts([receipt])

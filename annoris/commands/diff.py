@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from annoris.commands import InProject, Json, Quiet, Selector, archive
-from annoris.console import Output
+from annoris.commands import InProject, Json, Quiet, Selector, archive, speak
 
 
 def diff(
@@ -28,4 +27,4 @@ def diff(
     annoris diff auth-refactor 1f3e5c7a
     annoris diff auth-refactor --with 3f2a9c1e
     """
-    Output(json, quiet).diff(archive().diff(selector, project, old=old, new=new, other=other))
+    speak(json, quiet).diff(archive().diff(selector, project, old=old, new=new, other=other))

@@ -6,8 +6,7 @@ from dataclasses import asdict
 
 import typer
 
-from annoris.commands import Json, Quiet, archive
-from annoris.console import Output
+from annoris.commands import Json, Quiet, archive, speak
 
 
 def doctor(json: Json = False, quiet: Quiet = False) -> None:
@@ -16,7 +15,7 @@ def doctor(json: Json = False, quiet: Quiet = False) -> None:
     \b
     annoris doctor
     """
-    output = Output(json, quiet)
+    output = speak(json, quiet)
     with output.working("looking"):
         ailments = archive().ailments()
     if json:

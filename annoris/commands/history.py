@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from annoris.commands import InProject, Json, Quiet, Selector, archive
-from annoris.console import Output
+from annoris.commands import InProject, Json, Quiet, Selector, archive, speak
 
 
 def history(
@@ -16,4 +15,4 @@ def history(
     annoris load auth-refactor --rev 1f3e5c7a
     """
     session, revisions = archive().history(selector, project)
-    Output(json, quiet).history(session, revisions)
+    speak(json, quiet).history(session, revisions)

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from annoris import commands
-from annoris.commands import Json, Quiet
-from annoris.console import Output
+from annoris.commands import Json, Quiet, speak
 
 
 def init(
@@ -36,12 +35,12 @@ def init(
     annoris init --remote git@github.com:me/sessions.git
     annoris init --remote https://github.com/me/notes --include '**/*.md'
     """
-    from annoris.bootstrap import set_up  # noqa: PLC0415
-    from annoris.settings import default_path  # noqa: PLC0415
+    from annoris.bootstrap import set_up
+    from annoris.settings import default_path
 
     settings = commands.settings()
     path = settings.source or commands.config_file or default_path(os.environ)
-    output = Output(json, quiet)
+    output = speak(json, quiet)
     with output.working("talking to the remote"):
         done = set_up(
             settings, path, remote=remote, branch=branch, include=tuple(include or ()), move=move

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from annoris.commands import InProject, Json, Quiet, archive
-from annoris.console import Output
+from annoris.commands import InProject, Json, Quiet, archive, speak
 
 
 def list_(
@@ -34,4 +33,4 @@ def list_(
     empty = (
         "no session here yet: annoris save FILE makes the first; annoris list --all shows others"
     )
-    Output(json, quiet).sessions(rows, stale, empty)
+    speak(json, quiet).sessions(rows, stale, empty)

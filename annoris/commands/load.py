@@ -8,9 +8,7 @@ from typing import Annotated
 
 import typer
 
-from annoris.archive import excerpt
-from annoris.commands import InProject, Json, Quiet, Selector, archive
-from annoris.console import Output
+from annoris.commands import InProject, Json, Quiet, Selector, archive, speak
 from annoris.errors import StorageError, UsageError
 
 
@@ -44,9 +42,11 @@ def load(
     annoris load auth-refactor --section "Next steps"
     annoris load 3f2a9c1e -o session.md
     """
+    from annoris.archive import excerpt
+
     if rev and at:
         raise UsageError("--rev and --at exclude each other", hint="use one of them")
-    show = Output(json, quiet)
+    show = speak(json, quiet)
     with show.working("asking master"):
         loaded = archive().load(selector, project, fresh=fresh, rev=rev, at=at)
     data = excerpt(loaded.data, body=body, section=section, max_chars=max_chars)

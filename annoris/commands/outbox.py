@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from annoris.commands import Json, Quiet, archive
-from annoris.console import Output
+from annoris.commands import Json, Quiet, archive, speak
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 Key = Annotated[str, typer.Argument(metavar="KEY", help="As annoris outbox shows it.")]
@@ -23,7 +22,7 @@ def outbox(context: typer.Context, json: Json = False, quiet: Quiet = False) -> 
     """
     if context.invoked_subcommand is None:
         box = archive().outbox
-        Output(json, quiet).outbox(box.read()[0], box.aside())
+        speak(json, quiet).outbox(box.read()[0], box.aside())
 
 
 @app.command()
@@ -31,7 +30,7 @@ def retry(key: Key, json: Json = False, quiet: Quiet = False) -> None:
     """Put a document that was set aside back into the queue and deliver."""
     where = archive()
     where.outbox.retry(where.outbox.find(key))
-    output = Output(json, quiet)
+    output = speak(json, quiet)
     with output.working("delivering"):
         report = where.sync()
     output.report(report)
@@ -44,7 +43,7 @@ def drop(key: Key, json: Json = False, quiet: Quiet = False) -> None:
     draft = where.outbox.find(key)
     where.outbox.drop(draft)
     where.publisher.overlay()
-    output = Output(json, quiet)
+    output = speak(json, quiet)
     if json:
         output.emit(dropped=key)
     output.note(f"dropped {draft.title or draft.path}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from annoris.commands import Json, Quiet, archive
-from annoris.console import Output
+from annoris.commands import Json, Quiet, archive, speak
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -18,4 +17,4 @@ def projects(context: typer.Context, json: Json = False, quiet: Quiet = False) -
     annoris projects
     """
     if context.invoked_subcommand is None:
-        Output(json, quiet).projects(archive().projects())
+        speak(json, quiet).projects(archive().projects())

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from annoris.archive import SaveOptions, Source
-from annoris.commands import InProject, Json, Quiet, archive
-from annoris.console import Output
+from annoris.commands import InProject, Json, Quiet, archive, exit_code, speak
 from annoris.errors import DocumentRefused, UsageError
-from annoris.model import Receipt
 
-_EXIT = (("refused", 10), ("queued", 75), ("conflict", 4))
+if TYPE_CHECKING:
+    from annoris.archive import Source
 
 
 def save(
@@ -54,12 +52,14 @@ def save(
     annoris save --name auth-refactor notes.md
     pbpaste | annoris save -
     """
+    from annoris.archive import SaveOptions
+
     where = archive()
     limit = where.settings.save.max_bytes
     sources = [_read(file, limit) for file in files or (["-"] if not sys.stdin.isatty() else [])]
     if not sources:
         raise UsageError("nothing to save", hint="annoris save FILE, or pipe a document into it")
-    output = Output(json, quiet)
+    output = speak(json, quiet)
     options = SaveOptions(
         project=project,
         name=name,
@@ -77,14 +77,10 @@ def save(
     raise typer.Exit(exit_code(receipts))
 
 
-def exit_code(receipts: list[Receipt]) -> int:
-    """What the receipts of one command mean for its caller; the worst decides."""
-    states = {receipt.state for receipt in receipts}
-    return next((code for state, code in _EXIT if state in states), 0)
-
-
 def _read(name: str, limit: int) -> Source:
     """A file's bytes; one byte more than allowed at the most."""
+    from annoris.archive import Source
+
     try:
         if name == "-":
             return Source("stdin", sys.stdin.buffer.read(limit + 1))
@@ -100,7 +96,7 @@ def _read(name: str, limit: int) -> Source:
                     hint="save a summary, or raise save.max_bytes in the configuration",
                 )
             os.set_blocking(file.fileno(), True)
-            return Source(name, file.read(limit + 1))
+            return Source(name, file.read(limit + 1), os.path.realpath(name))
     except OSError as error:
         raise UsageError(
             f"{name}: {error.strerror or error}", hint="check the file name"

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from annoris.commands import InProject, Json, Quiet, archive
-from annoris.console import Output
+from annoris.commands import InProject, Json, Quiet, archive, speak
 
 
 def search(
@@ -25,4 +24,4 @@ def search(
     """
     words = " ".join(text)
     hits, stale = archive().search(words, project=project, limit=limit)
-    Output(json, quiet).hits(hits, stale, words)
+    speak(json, quiet).hits(hits, stale, words)

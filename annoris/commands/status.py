@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from annoris.commands import Json, Quiet, archive
-from annoris.console import Output, ago
+from annoris.commands import Json, Quiet, archive, speak
 
 
 def status(json: Json = False, quiet: Quiet = False) -> None:
@@ -14,10 +13,12 @@ def status(json: Json = False, quiet: Quiet = False) -> None:
     \b
     annoris status
     """
+    from annoris.console import ago
+
     found = archive().status()
     waiting = f"{found.waiting} waiting" + (f", {found.aside} set aside" if found.aside else "")
     newest = f"{found.newest.title} ({ago(found.newest.saved)})" if found.newest else "none yet"
-    Output(json, quiet).facts(
+    speak(json, quiet).facts(
         [
             ("project", found.project),
             ("newest", newest),

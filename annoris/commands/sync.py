@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from annoris.commands import Json, Quiet, archive
-from annoris.commands.save import exit_code
-from annoris.console import Output
+from annoris.commands import Json, Quiet, archive, exit_code, speak
 
 
 def sync(
@@ -23,7 +21,7 @@ def sync(
     \b
     annoris sync
     """
-    output = Output(json, quiet)
+    output = speak(json, quiet)
     with output.working("syncing"):
         report = archive().sync(force=force)
     output.report(report)

@@ -1,0 +1,83 @@
+"""Fixtures: every test has an empty home, and machines that share nothing but a remote."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from annoris.hot import Hot
+from tests.support.githttp import GitServer, bare
+from tests.support.machine import Machine
+from tests.support.servers import Postgres, Valkey
+
+
+@pytest.fixture(autouse=True)
+def no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test can see or touch the person's files, repository or configuration."""
+    home = tmp_path / "home"
+    desk = tmp_path / "desk"
+    home.mkdir()
+    desk.mkdir()
+    for name in list(os.environ):
+        if name.startswith(("ANNORIS_", "GIT_", "XDG_", "SSH_")) or name in ("EMAIL", "LANG"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.chdir(desk)
+    return home
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    """A bare repository on this machine: a real remote without a network."""
+    return bare(tmp_path / "remote.git")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[GitServer]:
+    """A git server over smart HTTP that can misbehave as GitHub's can."""
+    with GitServer(tmp_path / "server") as running:
+        yield running
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Callable[..., Machine]:
+    """Makes machines: ``machine("laptop", remote=…)``, each with its own home and clone."""
+
+    def make(name: str = "laptop", remote: object = "", **settings: str) -> Machine:
+        return Machine(tmp_path / name, str(remote), settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """One PostgreSQL for all tests of a process; stop it only if you start it again."""
+    with Postgres(tmp_path_factory.mktemp("postgres")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def hot_template(postgres: Postgres) -> str:
+    """The name of a database in which the hot cache is prepared, to copy."""
+    hot = Hot(postgres.create_database("hot"), seconds=30)
+    hot.prepare()
+    hot.close()
+    return "hot"
+
+
+@pytest.fixture
+def hot_url(postgres: Postgres, hot_template: str) -> str:
+    """The URL of a database of the test's own, with an empty hot cache in it."""
+    return postgres.create_database(f"hot-{uuid.uuid4().hex[:8]}", hot_template)
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """One server that speaks Redis for all tests of a process; each has its own namespace."""
+    with Valkey(tmp_path_factory.mktemp("valkey"), password="pass w@rd") as running:
+        yield running

