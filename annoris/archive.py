@@ -2,84 +2,50 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import re
 import time
-import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
-from annoris import document, leaks
 from annoris.breaker import Breaker
 from annoris.catalog import Catalog
 from annoris.errors import (
     Ambiguous,
     AnnorisError,
-    CredentialFound,
-    DocumentRefused,
     Locked,
     NotFound,
-    Queued,
     RemoteRefused,
     RemoteUnreachable,
     StorageError,
     Unavailable,
     UsageError,
 )
+from annoris.follow import Follower, oid_of
 from annoris.master import Master, now
 from annoris.model import (
-    Ailment,
     Deadline,
-    Document,
     Draft,
     Hit,
     Loaded,
-    Problem,
     Project,
     Receipt,
-    Report,
     Revision,
     Session,
-    Standing,
     State,
     Tier,
 )
+from annoris.notes import Notes
 from annoris.outbox import Outbox
-from annoris.publish import Outcome, Publisher, oid_of, same_text
 from annoris.settings import Settings
 
+if TYPE_CHECKING:
+    from annoris.intake import SaveOptions, Source
+    from annoris.publish import Outcome
+
 _MASTER: Tier = "master"
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A document to save, and where it came from (for messages).
-
-    ``file`` is the absolute path of a file on this machine that may be saved again.
-    """
-
-    name: str
-    data: bytes
-    file: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SaveOptions:
-    """How to save. ``base`` is the etag that an edit was made from, where a caller knows it."""
-
-    project: str = ""
-    name: str = ""
-    update: str = ""
-    priority: str = ""
-    status: str = ""
-    base: str = ""
-    validate: bool = True
-    strict: bool = False
-    allow_secrets: tuple[str, ...] = ()
-    fix_encoding: bool = False
 
 
 class Archive:
@@ -91,7 +57,8 @@ class Archive:
         self.catalog = catalog
         self.outbox = outbox
         self.breaker = breaker
-        self.publisher = Publisher(master, catalog, outbox)
+        self.notes = Notes(settings.at("seen"))
+        self.follower = Follower(master, catalog, outbox)
 
     # --- saving ------------------------------------------------------------------------------
 
@@ -102,34 +69,30 @@ class Archive:
         anything is kept, and StorageError when this machine can't keep it. What happens after
         that is in the receipts: on master, unchanged, conflict, queued or refused.
         """
-        documents = self._checked(list(sources), options)
+        from annoris.intake import Intake  # noqa: PLC0415
+
         self._settle_catalog()
-        if options.name and len(documents) > 1:
-            raise UsageError("--name names one session, not several", hint="save them one by one")
-        if options.update and len(documents) > 1:
-            raise UsageError("--update takes one document", hint="save them one by one")
-        at = now()
-        drafts: list[Draft] = []
-        known: list[Receipt | str] = []
-        for source, parsed in documents:
-            made = self._draft(*self._continued(source, parsed, options), at, drafts)
-            if isinstance(made, Draft):
-                drafts.append(made)
-                known.append(f"#{len(drafts) - 1}")
-            else:
-                known.append(made)
-        kept = self.outbox.add(drafts) if drafts else []
-        keys = [_key(item, kept) for item in known]
-        by_key = {draft.key: draft for draft in kept}
-        twins = {key: self.outbox.find(key) for key in keys if key and key not in by_key}
-        outcome = self._flush([key for key in keys if key])
+        intake = Intake(
+            self.settings.save, self.master, self.catalog, self.notes, self._find_surely
+        )
+        made = intake.drafts(sources, options, self.default_project())
+        new = [draft for _, _, draft in made if isinstance(draft, Draft)]
+        kept = iter(self.outbox.add(new) if new else [])
+        drafts = [
+            next(kept)
+            if isinstance(item, Draft)
+            else self.outbox.find(item)
+            if isinstance(item, str)
+            else None
+            for _, _, item in made
+        ]
+        delivered = iter(self._deliver([draft for draft in drafts if draft]))
         receipts = []
-        for item, key, (source, parsed) in zip(known, keys, documents, strict=True):
-            receipt = (
-                item if isinstance(item, Receipt) else self._receipt(key, by_key | twins, outcome)
-            )
+        for (source, parsed, item), draft in zip(made, drafts, strict=True):
+            receipt = item if isinstance(item, Receipt) else next(delivered)
             receipts.append(replace(receipt, source=source.name, problems=parsed.problems))
-            self._note_saved(source, parsed, receipt, by_key.get(key))
+            own = draft if isinstance(item, Draft) else None
+            intake.note(source, parsed, receipt, own if self._is_kept(own, receipt) else None)
         return receipts
 
     def delete(self, selector: str, project: str) -> Receipt:
@@ -148,148 +111,31 @@ class Archive:
             body_md5="",
             at=now(),
         )
-        kept = self.outbox.add([draft])
-        outcome = self._flush([kept[0].key])
-        return self._receipt(kept[0].key, {kept[0].key: kept[0]}, outcome)
+        return self._deliver(self.outbox.add([draft]))[0]
 
-    def _checked(
-        self, sources: list[Source], options: SaveOptions
-    ) -> list[tuple[Source, Document]]:
-        """Every document parsed, checked and scanned; all that is wrong is said at once."""
-        documents, errors = [], []
-        for source in sources:
-            try:
-                documents.append((source, self._check(source, options)))
-            except (DocumentRefused, CredentialFound) as error:
-                errors.append(error)
-        if len(errors) > 1:
-            kind = type(errors[0])
-            raise kind(
-                f"{len(errors)} of {len(sources)} documents are refused; nothing was saved\n"
-                + "\n".join(error.message for error in errors),
-                hint=errors[0].hint,
-                details=errors[0].details,
-            )
-        if errors:
-            raise errors[0]
-        return documents
+    def _deliver(self, drafts: list[Draft]) -> list[Receipt]:
+        """Flush the outbox and say what became of each of these drafts."""
+        outcome = self.flush([draft.key for draft in drafts])
+        return [self._receipt(draft, outcome) for draft in drafts]
 
-    def _check(self, source: Source, options: SaveOptions) -> Document:
-        limits = self.settings.save
-        data = source.data
-        if options.fix_encoding:
-            data = document.fix_encoding(data)
-        parsed = document.parse(data, where=source.name, max_bytes=limits.max_bytes)
-        if options.validate:
-            problems = document.check(parsed, required=limits.required_sections)
-            if problems and (options.strict or limits.strict):
-                raise DocumentRefused(
-                    "\n".join(_told(source.name, problem) for problem in problems),
-                    hint="mend the document, or save without --strict",
-                )
-            parsed = replace(parsed, problems=problems)
-        if limits.scan:
-            allow = {*limits.allow_secrets, *options.allow_secrets}
-            found = leaks.scan(data.decode(), allow=allow)
-            if found:
-                flags = " ".join(f"--allow-secret {leak.fingerprint}" for leak in found)
-                raise CredentialFound(
-                    "\n".join(
-                        f"{source.name}:{leak.line}: looks like a credential "
-                        f"({leak.rule}: {leak.excerpt})"
-                        for leak in found
-                    ),
-                    hint=f"take it out (git history is for ever), or if it is none: {flags}",
-                    details={"fingerprints": [leak.fingerprint for leak in found]},
-                )
-        return parsed
-
-    def _draft(
-        self, parsed: Document, options: SaveOptions, at: str, earlier: list[Draft]
-    ) -> Draft | Receipt | str:
-        """A draft; or a receipt when master holds this very text; or the key that waits with it."""
-        meta = parsed.meta
-        project = options.project or meta.project or self.default_project()
-        name = options.name or meta.name
-        row = self._target(parsed, options, project, name)
-        if row is None and not meta.id:
-            body_md5 = document.body_md5(parsed.body)
-            twin = None if options.name else self.catalog.twin(project, body_md5)
-            if twin and not (options.status or options.priority):
-                return twin.pending or _unchanged(twin)
-        id = row.id if row else meta.id or _uuid7()
-        created = meta.created or (row.created if row else at)
-        data = document.stamp(
-            parsed,
-            {
-                "id": id,
-                "project": project,
-                "name": name,
-                "created": created,
-                "saved": at,
-                **({"status": options.status} if options.status else {}),
-                **({"priority": options.priority} if options.priority else {}),
-            },
-        )
-        same_body = row and not row.pending and document.body_md5(parsed.body) == row.body_md5
-        if row and same_body and same_text(data, self.master.blob(row.oid)):
-            return _unchanged(row)
-        title = document.inspect(data).title
-        path = row.path if row else document.path_for(project, title, created, id)
-        if any(draft.id == id for draft in earlier):
-            raise UsageError(
-                f"two of the documents are the same session {id[-8:]}",
-                hint="save them one after the other",
-            )
-        return Draft(
-            key="",
-            op="save",
-            id=id,
-            path=path,
-            base=self._base(parsed, options, row),
-            project=project,
-            name=name,
-            title=title,
-            body_md5=document.body_md5(parsed.body),
-            at=at,
-            data=data,
+    def _is_kept(self, draft: Draft | None, receipt: Receipt) -> bool:
+        """Whether its text is on master or on the way there."""
+        return draft is not None and (
+            receipt.state != "refused" or draft.batch in self.outbox.batches()
         )
 
-    def _target(
-        self, parsed: Document, options: SaveOptions, project: str, name: str
-    ) -> Session | None:
-        """The session that a document is a revision of, as far as this machine knows."""
-        if options.update:
-            try:
-                return self.find(options.update, project)
-            except NotFound:
-                self.look()
-                return self.find(options.update, project)
-        if parsed.meta.id:
-            return self.catalog.get(parsed.meta.id)
-        named = self.catalog.named(project, name) if name else []
-        return named[0] if named else None
+    def _find_surely(self, selector: str, project: str) -> Session:
+        """Find a session; ask master once when this machine does not know it."""
+        try:
+            return self.find(selector, project)
+        except NotFound:
+            self.look()
+            return self.find(selector, project)
 
-    def _base(self, parsed: Document, options: SaveOptions, row: Session | None) -> str:
-        """The etag of the revision that a document was made from.
-
-        The document carries it. Where it carries none (a body alone, a file written by hand),
-        or one that an edit by hand made untrue, the record of the last load stands in.
-        """
-        meta = parsed.meta
-        if options.base:
-            return options.base
-        written = meta.etag if row is None or meta.id == row.id else ""
-        seen = self._noted(row.id if row else meta.id)
-        if seen and written in ("", seen[0]):
-            return seen[1]
-        return written or (row.etag if row else "")
-
-    def _receipt(self, key: str, drafts: dict[str, Draft], outcome: Outcome) -> Receipt:
-        if receipt := outcome.receipts.get(key) or self.outbox.answered(key):
+    def _receipt(self, draft: Draft, outcome: Outcome) -> Receipt:
+        if receipt := outcome.receipts.get(draft.key) or self.outbox.answered(draft.key):
             return receipt
-        draft = drafts[key]
-        state, reason = self._fate(key, outcome.error)
+        state, reason = self._fate(draft, outcome.error)
         return Receipt(
             state=state,
             id=draft.id,
@@ -302,29 +148,33 @@ class Archive:
             op=draft.op,
         )
 
-    def _fate(self, key: str, error: AnnorisError | None) -> tuple[State, str]:
+    def _fate(self, draft: Draft, error: AnnorisError | None) -> tuple[State, str]:
         """What became of a draft that this flush did not settle, and why."""
-        refused = {draft.key: reason for draft, reason in self.outbox.aside()}
-        if key in refused:
-            return "refused", refused[key]
-        if key not in self.outbox.waiting():
+        refused = {other.key: reason for other, reason in self.outbox.aside()}
+        if draft.key in refused:
+            return "refused", refused[draft.key]
+        if draft.key not in self.outbox.waiting():
             return "master", ""  # another process delivered it
         state: State = "refused" if isinstance(error, RemoteRefused) else "queued"
         return state, error.message if error else "another annoris is writing"
 
-    def _flush(self, mine: list[str]) -> Outcome:
+    def flush(self, mine: Iterable[str] = ()) -> Outcome:
+        """Deliver what waits; ``mine`` are the drafts whose receipts are wanted."""
+        from annoris.publish import Outcome, Publisher  # noqa: PLC0415
+
         deadline = Deadline(self.settings.master.push_seconds)
         try:
-            outcome = self.publisher.flush(deadline, mine=mine)
+            outcome = Publisher(self.follower).flush(deadline, mine=mine)
         except (Locked, StorageError) as error:
             outcome = Outcome(error=error)
             for key in mine:
                 if receipt := self.outbox.answered(key):
                     outcome.receipts[key] = receipt
-        self._remember(outcome.error)
+        self.remember(outcome.error)
         return outcome
 
-    def _remember(self, error: AnnorisError | None) -> None:
+    def remember(self, error: AnnorisError | None) -> None:
+        """Note whether master answered, so that the next load need not wait to find out."""
         if isinstance(error, RemoteUnreachable):
             self.breaker.failed(_MASTER, error.message)
         elif error is None and not self.master.embedded:
@@ -350,13 +200,13 @@ class Archive:
             return self._load_revision(selector, project, rev, at, stale)
         session = self.find(selector, project)
         data, tier = self._content(session)
-        self._note(session.id, session.literal, session.etag)
+        self.notes.keep(session.id, session.literal, session.etag)
         return Loaded(session, data, tier, checked=self.checked(), stale=stale)
 
     def look(self, *, fresh: bool = False) -> str:
         """Ask master for news when that is due; answers why the answer may be old, or nothing."""
         master = self.settings.master
-        age = time.time() - self.publisher.checked()
+        age = time.time() - self.follower.checked()
         stale = ""
         if self.master.embedded:
             self.master.create()
@@ -374,11 +224,11 @@ class Archive:
         try:
             self.master.create()
             with self.master.lock(Deadline(deadline.left(limits.load_seconds / 2))):
-                self.publisher.fetch(deadline)
+                self.follower.fetch(deadline)
         except Locked:
             return "another annoris is talking to master right now"
         except (RemoteRefused, RemoteUnreachable) as error:
-            self._remember(error)
+            self.remember(error)
             if fresh:
                 raise Unavailable(error.message, hint=error.hint) from error
             return error.message
@@ -532,196 +382,24 @@ class Archive:
         for path in self.master.removed_with(first.commit):
             log = self.master.log(path)
             before = next((item for item in log if item.oid), None)
+            from annoris import document  # noqa: PLC0415
+
             if before and document.inspect(self.master.blob(before.oid)).id == id:
                 return path
         return ""
 
-    # --- keeping up --------------------------------------------------------------------------
-
-    def sync(self, *, force: bool = False) -> Report:
-        """Flush the outbox, fetch, and make the catalog show master.
-
-        Raises Locked, MasterShrunk, RemoteRefused, StorageError; Queued when master can't be
-        reached and something waits here, else RemoteUnreachable.
-        """
-        started = time.monotonic()
-        self.master.create()
-        limits = self.settings.master
-        before = self.master.tip()
-        try:
-            with self.master.lock(Deadline(1.0)):
-                self.publisher.fetch(Deadline(limits.push_seconds), force=force)
-                count = self.catalog.count()
-                self.publisher.refresh()
-        except RemoteUnreachable as error:
-            self._remember(error)
-            raise self._undelivered(error) from error
-        outcome = self.publisher.flush(Deadline(limits.push_seconds))
-        self._remember(outcome.error)
-        receipts = list(outcome.receipts.values())
-        if isinstance(outcome.error, RemoteUnreachable):
-            raise self._undelivered(outcome.error)
-        if isinstance(outcome.error, (RemoteRefused, StorageError)):
-            raise outcome.error
-        return Report(
-            pushed=sum(item.state in ("master", "conflict") for item in receipts),
-            queued=len(self.outbox.read()[0]),
-            conflicts=tuple({i.id: i for i in receipts if i.state == "conflict"}.values()),
-            set_aside=tuple(item for item in receipts if item.state == "refused"),
-            before=before,
-            after=self.master.tip(),
-            changed=0,
-            removed=max(0, count - self.catalog.count()),
-            sessions=self.catalog.count(),
-            milliseconds=round((time.monotonic() - started) * 1000),
-        )
-
-    def _undelivered(self, error: RemoteUnreachable) -> AnnorisError:
-        waiting = len(self.outbox.read()[0])
-        if not waiting:
-            return error
-        return Queued(f"{error.message}; {waiting} waiting here, safe", hint=error.hint)
-
-    def status(self) -> Standing:
-        """Where one stands, without waiting for master any longer than a load would."""
-        stale = self.look()
-        drafts, _ = self.outbox.read()
-        project = self.default_project()
-        return Standing(
-            project=project,
-            newest=self.catalog.newest(project),
-            sessions=self.catalog.count(),
-            projects=len(self.catalog.projects()),
-            master=self.master.remote or self.master.folder,
-            branch=self.master.branch,
-            tip=self.master.tip(),
-            checked=self.checked(),
-            stale=stale,
-            waiting=len(drafts),
-            oldest_waiting=drafts[0].at if drafts else "",
-            aside=len(self.outbox.aside()),
-            data=self.settings.data_dir,
-            config=self.settings.source,
-        )
-
-    def ailments(self) -> list[Ailment]:
-        """What is wrong with this installation."""
-        found = []
-        drafts, damaged = self.outbox.read()
-        found += [
-            Ailment(f"{path} is damaged", "look at it: its text is readable; then remove it")
-            for path in damaged
-        ]
-        if self.settings.source and self.settings.master.token:
-            mode = os.stat(self.settings.source).st_mode
-            if mode & 0o077:
-                found.append(
-                    Ailment(
-                        f"{self.settings.source} may be read by others",
-                        f"chmod 600 {self.settings.source}",
-                    )
-                )
-        if self.master.exists() and (broken := self.master.check()):
-            found.append(
-                Ailment(f"the clone is damaged: {broken.splitlines()[0]}", self.master.mend)
-            )
-        if not self.master.embedded:
-            try:
-                tips, default = self.master.branches(Deadline(10))
-                if tips and self.master.branch not in tips:
-                    found.append(
-                        Ailment(
-                            f"{self.master.remote} has no branch {self.master.branch}",
-                            f"annoris init --remote {self.master.remote} --branch {default}",
-                        )
-                    )
-            except AnnorisError as error:
-                found.append(Ailment(error.message, error.hint))
-        if drafts:
-            found.append(Ailment(f"{len(drafts)} documents are not on master yet", "annoris sync"))
-        found += [
-            Ailment(
-                f"{draft.title or draft.path} was refused: {reason}",
-                f"annoris outbox retry {draft.key}",
-            )
-            for draft, reason in self.outbox.aside()
-        ]
-        return found
-
     def checked(self) -> str:
         """When master was last asked, as a time; empty for never."""
-        moment = self.publisher.checked()
+        moment = self.follower.checked()
         return _iso(moment) if moment else ""
 
     def _settle_catalog(self) -> None:
         """Make the catalog true; a damaged one is made anew once."""
         try:
-            self.publisher.refresh()
+            self.follower.refresh()
         except StorageError:
             self.catalog.reopen()
-            self.publisher.refresh()
-
-    # --- what was loaded and saved here, for documents that don't carry the newest etag ----------
-
-    def _continued(
-        self, source: Source, parsed: Document, options: SaveOptions
-    ) -> tuple[Document, SaveOptions]:
-        """A file that was saved before goes on from what that save made of it.
-
-        The file itself still carries the id and the etag of the revision that it was loaded as.
-        """
-        meta = parsed.meta
-        noted = self._noted(_file_key(source)) if meta.id and meta.etag else None
-        if not noted or options.base or noted[0] != f"{meta.id}:{meta.etag}":
-            return parsed, options
-        id, _, etag = noted[1].partition(":")
-        if id != meta.id:  # it lost against another edit: it lives on as a copy
-            fields = {"id": id, "name": "", "conflict-of": meta.id}
-            parsed = replace(
-                document.parse(document.stamp(parsed, fields)), problems=parsed.problems
-            )
-        return parsed, replace(options, base=etag)
-
-    def _note_saved(
-        self, source: Source, parsed: Document, receipt: Receipt, draft: Draft | None
-    ) -> None:
-        """Remember which revision the text just saved is now: its own, or the equal one there."""
-        if receipt.state in ("conflict", "unchanged") and receipt.oid:
-            data = self.master.blob(receipt.oid)
-        elif draft and (receipt.state != "refused" or draft.batch in self.outbox.batches()):
-            data = draft.data
-        else:
-            return
-        meta, etag = document.inspect(data), document.etag(data)
-        if receipt.state != "conflict":
-            self._note(receipt.id, meta.etag, etag)
-        if parsed.meta.id and parsed.meta.etag:
-            written = f"{parsed.meta.id}:{parsed.meta.etag}"
-            self._note(_file_key(source), written, f"{receipt.id}:{etag}")
-
-    def _note(self, key: str, written: str, etag: str) -> None:
-        if not key:
-            return
-        with contextlib.suppress(OSError):
-            os.makedirs(self.settings.at("seen"), mode=0o700, exist_ok=True)
-            with open(os.path.join(self.settings.at("seen"), key), "w", encoding="ascii") as file:
-                file.write(f"{written or '-'} {etag}")
-
-    def _noted(self, key: str) -> tuple[str, str] | None:
-        """The etag as written and the true one: of the revision that was last seen here."""
-        if not key:
-            return None
-        try:
-            with open(os.path.join(self.settings.at("seen"), key), encoding="ascii") as file:
-                written, etag = file.read().split(" ")
-        except (OSError, ValueError):
-            return None
-        return ("" if written == "-" else written), etag
-
-
-def _file_key(source: Source) -> str:
-    """The key of a file in the notes; none for what was piped in."""
-    return hashlib.sha256(os.fsencode(source.file)).hexdigest() if source.file else ""
+            self.follower.refresh()
 
 
 def revision_of(revisions: list[Revision], rev: str) -> Revision:
@@ -768,30 +446,6 @@ def parse_moment(text: str, *, end: bool = True) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _told(where: str, problem: Problem) -> str:
-    line = f":{problem.line}" if problem.line else ""
-    return f"{where}{line}: {problem.message}"
-
-
-def _key(item: Receipt | str, kept: list[Draft]) -> str:
-    if isinstance(item, Receipt):
-        return ""
-    return kept[int(item[1:])].key if item.startswith("#") else item
-
-
-def _unchanged(row: Session) -> Receipt:
-    return Receipt(
-        state="unchanged",
-        id=row.id,
-        path=row.path,
-        project=row.project,
-        title=row.title,
-        name=row.name,
-        oid=row.oid,
-        size=row.size,
-    )
-
-
 def _former(path: str) -> Session:
     """A session that only history knows."""
     return Session(
@@ -826,14 +480,6 @@ def _project_here() -> str:
     return re.split(r"[/:\\]", url)[-1].removesuffix(".git")
 
 
-def _uuid7() -> str:
-    """A UUID version 7 (RFC 9562): 48 bits of milliseconds, the rest random."""
-    value = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return str(uuid.UUID(int=value))
-
-
 def _iso(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -845,9 +491,11 @@ def excerpt(data: bytes, *, body: bool = False, section: str = "", max_chars: in
     """
     if not (body or section or max_chars):
         return data
+    from annoris import document, markdown  # noqa: PLC0415
+
     part = document.split(data)[1] if body or section else data
     if section or max_chars:
         text = part.decode()
-        text = document.section(text, section) if section else text
-        part = (document.clip(text, max_chars) if max_chars else text).encode()
+        text = markdown.section(text, section) if section else text
+        part = (markdown.clip(text, max_chars) if max_chars else text).encode()
     return part

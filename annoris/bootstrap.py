@@ -39,6 +39,8 @@ def set_up(
 
     The configuration at ``path`` is written last, when everything before it worked.
     """
+    from annoris.join import join  # noqa: PLC0415
+
     old = settings.master
     check_remote(remote)
     remote = _absolute(remote)
@@ -62,13 +64,13 @@ def set_up(
             probe = Master(settings.at("clone.git"), new)
             new = replace(new, branch=_branch(branch, new, *probe.branches(deadline)))
         archive = open_archive(replace(settings, master=new))
-        brought = archive.publisher.join(previous.master.tip(), deadline)
-        archive.publisher.flush(deadline)
+        brought = join(archive.follower, previous.master.tip(), deadline)
+        archive.flush()
         tip = archive.master.tip()
         others = len(archive.master.documents(tip)) - len(archive.master.tree(tip)) if tip else 0
     else:
         archive = open_archive(replace(settings, master=new))
-    archive.publisher.refresh()
+    archive.follower.refresh()
     changed = {
         key: getattr(new, key)
         for key in ("remote", "branch", "include")

@@ -35,8 +35,10 @@ _MOST_WORDS = 100  # of a search: its time grows with their square
 _DAMAGE = {
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_NOTADB,
-    # Statements are ours and constant: one that does not fit means that the schema is not ours.
+    # Statements are constant, and paths are kept unique without help: where either fails, the
+    # schema is not ours or an index does not tell what the table holds.
     sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_CONSTRAINT,
 }
 
 _NAMES = [field.name for field in fields(Session)]

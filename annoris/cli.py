@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from annoris import __version__, commands
-from annoris.errors import AnnorisError
+from annoris.errors import AnnorisError, StorageError
 
 # The order of the manual. A module is imported when its command, or the whole list, is asked for.
 _COMMANDS = (
@@ -30,9 +31,19 @@ EXIT = {
     "queued": 75,
 }  # fmt: skip
 
+# What this machine refuses is no bug of ours, wherever it happens.
+_REFUSALS = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO,
+    errno.ENOTDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+}  # fmt: skip
+
 
 class _Lazy(TyperGroup):
     """Commands by name, each imported only when needed."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = dict.fromkeys(_COMMANDS)  # type: ignore[arg-type]  # for suggestions
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(_COMMANDS)
@@ -55,6 +66,7 @@ app = typer.Typer(
     cls=_Lazy,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -87,20 +99,44 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # what can't be written is an error, not ignored at exit
     except AnnorisError as error:
-        from annoris.console import fail  # noqa: PLC0415
-
-        fail(error, as_json="--json" in sys.argv)
-        sys.exit(EXIT[error.code])
+        sys.exit(_failed(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_stdout()
         sys.exit(141)
+    except SystemExit as leaving:
+        if not isinstance(leaving.__context__, BrokenPipeError):
+            raise
+        _close_stdout()
+        sys.exit(141)  # typer said 1, which would mean a bug
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            _bug(error)
+            sys.exit(1)
+        _close_stdout()
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(_failed(StorageError(f"{where}{error.strerror}", hint="annoris doctor")))
     except Exception as error:  # noqa: BLE001 - the last line of defence
         _bug(error)
         sys.exit(1)
+
+
+def _failed(error: AnnorisError) -> int:
+    from annoris.console import fail  # noqa: PLC0415
+
+    fail(error, as_json="--json" in sys.argv)
+    return EXIT[error.code]
+
+
+def _close_stdout() -> None:
+    """Nobody reads it, or it can't be written: what is still in its buffer goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stop(number: int, frame: object) -> None:

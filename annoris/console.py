@@ -202,7 +202,8 @@ class Output:
     # --- ways to print -----------------------------------------------------------------------
 
     def emit(self, **data: Any) -> None:
-        json.dump({"schema_version": SCHEMA_VERSION, **data}, sys.stdout, ensure_ascii=False)
+        plain = sys.stdout.encoding.lower() != "utf-8"  # another one would lose characters
+        json.dump({"schema_version": SCHEMA_VERSION, **data}, sys.stdout, ensure_ascii=plain)
         sys.stdout.write("\n")
 
     def line(self, text: str) -> None:

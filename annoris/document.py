@@ -1,6 +1,6 @@
-"""Bytes to a ``Document`` and back: front matter, metadata, structure, encodings, names.
+"""Bytes to a ``Document`` and back: front matter and metadata, all that every save needs.
 
-Pure: no files, no clock, no network. The only user of yaml, markdown_it, ftfy and anyascii.
+Pure: no files, no clock, no network. The only user of yaml.
 
 A session's file is an optional front matter block and then the body, verbatim. The block
 begins in the file's first line (``---``, after an optional BOM) and ends at the next line
@@ -12,26 +12,26 @@ Annoris owns a few keys of the block and reads them as plain text; YAML is walke
 so nothing is constructed and no alias expands. Where a foreign tool uses one of these names
 for something else (``id: 17``, ``status: [a, b]``), that entry is left alone and ours is
 called ``annoris-<key>``.
+
+Patterns are kept as text: re compiles them on first use and keeps them, so that a command that
+reads no document pays nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any, NamedTuple
 
-from annoris.errors import DocumentRefused, NotFound
-from annoris.model import Document, Meta, Problem
+from annoris.errors import DocumentRefused
+from annoris.model import Document, Meta
 
 MAX_FRONT = 64 * 1024
 MAX_DEPTH = 20
 MAX_ALIASES = 50
-PARSER_LIMIT = 1_000_000  # characters; a Markdown parser takes minutes for 10 MB
 
 # ---------------------------------------------------------------- front matter
 
@@ -40,37 +40,37 @@ _NULLS = ("~", "null", "Null", "NULL")
 # Plain words that YAML 1.1 readers of other tools take for something else than text.
 _WORDS = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n"))
 
-# What may stand on one line of YAML. The rest: breaks, controls, lone surrogates, BOMs.
-_FIT = "\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff"
-_UNQUOTED = _FIT.replace("\x20-\x7e", r"\x20\x21\x23-\x5b\x5d-\x7e")  # not " and \
-_UNFIT = re.compile(f"[^{_FIT}]")
-_UNREADABLE = re.compile(f"[^\t\n\r\x85\u2028\u2029{_FIT}]")
-_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+# What may not stand on one line of YAML: breaks, controls, lone surrogates, BOMs. (A class of
+# what may would take re 15 ms to compile.)
+_ODD = "\ud800-\udfff\ufeff\ufffe\uffff"
+_CONTROL = f"\0-\x1f\x7f-\x9f\u2028\u2029{_ODD}"
+_UNFIT = f"[{_CONTROL}]"
+_UNREADABLE = f"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f{_ODD}]"
+_BREAK = "\r\n|[\n\r\x85\u2028\u2029]"
 
-_OPEN = re.compile(rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n")
-_CLOSE = re.compile(rb"^(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.MULTILINE)
-_BLANK = re.compile(rb"[ \t]*\r?\n")
+_OPEN = rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n"
+_CLOSE = rb"(?m)^(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)"
+_BLANK = rb"[ \t]*\r?\n"
 
 # The form that ``stamp`` writes: it is read without importing yaml (25 ms).
-_PLAIN = re.compile(r"\w(?:[\w ./@+,()-]++|:(?=[\w./@+,()-]))*+(?<! )")
-_SIMPLE = re.compile(
+_PLAIN = r"\w(?:[\w ./@+,()-]++|:(?=[\w./@+,()-]))*+(?<! )"
+_SIMPLE = (
     rf"([A-Za-z][A-Za-z0-9_-]{{0,63}}): "
-    rf'(?:({_PLAIN.pattern})|"((?:[{_UNQUOTED}]++|\\["\\])*+)")\r?\n'
+    rf'(?:({_PLAIN})|"((?:[^"\\{_CONTROL}]++|\\["\\])*+)")\r?\n'
 )
 # A broken block is an error when its first line has the look of a key, else it is prose.
-_KEY_LINE = re.compile(
+_KEY_LINE = (
     r"(?:[ \t]*(?:#[^\n]*)?\r?\n)*[ \t]*"
     r"(?:\"[^\"\n]*\"|'[^'\n]*'|[\w$<][\w$<./-]*(?: [\w./-]+){0,2})[ \t]*:(?:\s|$)"
 )
 
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_ETAG = re.compile(r"[0-9a-f]{16}")
-_ISO = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?!\d)"
-    r"(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.\d+)?(?: ?(Z|UTC|[+-]\d\d:?\d\d))?)?",
-    re.ASCII | re.IGNORECASE,
+_UUID = r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_ETAG = r"[0-9a-f]{16}"
+_ISO = (
+    r"(?ai)(\d{4}-\d\d-\d\d)(?!\d)"
+    r"(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.\d+)?(?: ?(Z|UTC|[+-]\d\d:?\d\d))?)?"
 )
-_DOTTED = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)", re.ASCII)
+_DOTTED = r"(?a)(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)"
 
 
 class _Entry(NamedTuple):
@@ -100,14 +100,14 @@ class _Block(NamedTuple):
     def home(self, key: str) -> str:
         """The name under which ``key`` is, or would be, ours in this block."""
         entry = self.entries.get(key)
-        foreign = entry and not _usable(key, entry.value) and not _is_blank(entry)
+        foreign = entry and not usable(key, entry.value) and not _is_blank(entry)
         return f"annoris-{key}" if foreign or f"annoris-{key}" in self.entries else key
 
     def says(self, key: str) -> str:
         """The usable value of ``key``, or nothing."""
         for name in (f"annoris-{key}", key):
             entry = self.entries.get(name)
-            if entry and (value := _usable(key, entry.value)):
+            if entry and (value := usable(key, entry.value)):
                 return value
         return ""
 
@@ -205,16 +205,16 @@ def _edits(block: _Block, fields: dict[str, str], newline: str) -> Iterator[tupl
                 yield at, at, f"{block.indent}{homes[key]}: {_scalar(value)}{newline}"
         else:
             at = entry.end
-            if value and value != _usable(key, entry.value):
+            if value and value != usable(key, entry.value):
                 yield _replacement(block, homes[key], value, newline)
 
 
 def _removals(block: _Block, key: str) -> Iterator[tuple[int, int, str]]:
-    ours, plain = block.entries.get(f"annoris-{key}"), block.entries.get(key)
+    ours, bare = block.entries.get(f"annoris-{key}"), block.entries.get(key)
     if ours:
         yield ours.start, ours.end, ""
-    if plain and _usable(key, plain.value):
-        yield plain.start, plain.end, ""
+    if bare and usable(key, bare.value):
+        yield bare.start, bare.end, ""
 
 
 def _replacement(block: _Block, name: str, value: str, newline: str) -> tuple[int, int, str]:
@@ -237,31 +237,31 @@ def _edited(text: str, edits: list[tuple[int, int, str]]) -> str:
 def _field(key: str, value: str) -> str:
     if key not in _WRITTEN:
         raise ValueError(f"{key!r} is not a key that Annoris writes")
-    usable = _usable(key, value)
-    if _clean(value) and not usable:
+    read = usable(key, value)
+    if _clean(value) and not read:
         raise ValueError(f"{value!r} is not a value for {key!r}")
-    return usable
+    return read
 
 
 def _scalar(value: str) -> str:
-    if _PLAIN.fullmatch(value) and value.casefold() not in _WORDS:
+    if re.fullmatch(_PLAIN, value) and value.casefold() not in _WORDS:
         return value
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _clean(text: str) -> str:
-    return _UNFIT.sub(" ", text).strip()
+    return re.sub(_UNFIT, " ", text).strip()
 
 
-def _usable(key: str, value: str | None) -> str:
+def usable(key: str, value: str | None) -> str:
     """A scalar as Annoris reads it, normalised; empty when the key can't hold it."""
     value = _clean(value) if value else ""
     if key == "id":
-        return value.lower() if _UUID.fullmatch(value) else ""
+        return value.lower() if re.fullmatch(_UUID, value) else ""
     if key in ("created", "saved"):
-        return _moment(_ISO.fullmatch(value))
+        return _moment(re.fullmatch(_ISO, value))
     if key == "etag":
-        return value if _ETAG.fullmatch(value) else ""
+        return value if re.fullmatch(_ETAG, value) else ""
     return value
 
 
@@ -286,10 +286,10 @@ def _lenient(data: bytes) -> _Block | None:
 
 def _block(data: bytes, where: str = "") -> _Block | None:
     """The front matter, if there is any; raises DocumentRefused when it is broken."""
-    opening = _OPEN.match(data)
-    if not opening or _BLANK.match(data, opening.end()):
+    opening = re.match(_OPEN, data)
+    if not opening or re.compile(_BLANK).match(data, opening.end()):
         return None
-    closing = _CLOSE.search(data, opening.end(), MAX_FRONT)
+    closing = re.compile(_CLOSE).search(data, opening.end(), MAX_FRONT)
     if not closing or (not closing[0].endswith(b"\n") and closing.end() < len(data)):
         return None
     # Bytes that are not UTF-8 become lone surrogates, one each, so that offsets stay true.
@@ -301,7 +301,7 @@ def _block(data: bytes, where: str = "") -> _Block | None:
     indent = ""
     if entries is None:
         try:
-            found = _walked(_UNREADABLE.sub("\ufffd", inner))
+            found = _walked(re.sub(_UNREADABLE, "\ufffd", inner))
         except _Broken as broken:
             raise _refused(
                 where,
@@ -318,9 +318,10 @@ def _block(data: bytes, where: str = "") -> _Block | None:
 def _simple(inner: str) -> dict[str, _Entry] | None:
     """The entries of a block in the form that ``stamp`` writes; None for any other."""
     entries: dict[str, _Entry] = {}
+    match_at = re.compile(_SIMPLE).match
     at = 0
     while at < len(inner):
-        line = _SIMPLE.match(inner, at)
+        line = match_at(inner, at)
         if line is None or line[1] in entries:
             return None
         value = line[2]
@@ -347,7 +348,7 @@ def _walked(inner: str) -> tuple[dict[str, _Entry], str] | None:
             return None
         return _entries(inner, events)
     except yaml.YAMLError as error:
-        if not _KEY_LINE.match(inner):
+        if not re.match(_KEY_LINE, inner):
             return None
         mark = getattr(error, "problem_mark", None)
         raise _Broken(mark.line if mark else 0, getattr(error, "problem", "no YAML")) from error
@@ -370,7 +371,7 @@ def _entries(inner: str, events: Iterator[Any]) -> tuple[dict[str, _Entry], str]
             raise _Broken(key.start_mark.line, f"the key {name!r} is there twice")
         left, right = value.start_mark.index, last.end_mark.index
         right = left + len(inner[left:right].rstrip())  # a block scalar's end is the next key
-        end = _BREAK.search(inner, right)
+        end = re.compile(_BREAK).search(inner, right)
         text = None if _adorned(key) else _text_of(value, inner)
         entries[name] = _Entry(start, end.end() if end else len(inner), left, right, text)
     return entries, " " * indent
@@ -424,8 +425,8 @@ def _text_of(event: Any, inner: str) -> str | None:
         return None
     if start == event.end_mark.index and inner[start - 1 : start] != ":":
         return None  # "? key" without a value: there is no place for one
-    plain = getattr(event, "style", None) in (None, "")
-    return "" if plain and value in _NULLS else value
+    unquoted = getattr(event, "style", None) in (None, "")
+    return "" if unquoted and value in _NULLS else value
 
 
 # ---------------------------------------------------------------- reading
@@ -442,7 +443,7 @@ _MAGIC = {
     b"SQLite format 3": "an SQLite database",
     b"\x7fELF": "a program",
 }
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _CONTROLS = bytes(sorted({*range(32)} - {*b"\t\n\f\r\x1b"}))
 _REPAIR = "save it again with --fix-encoding, or as UTF-8 from your editor"
 
@@ -458,19 +459,18 @@ _LABELS = {
     }.items()
     for label in labels.split()
 }
-_FIELD = re.compile(r"[\W_]*([^\W\d_]+)[\s*_`]*[:\uff1a][*_`]{0,3}\s*(\S.*)")
+_FIELD = r"[\W_]*([^\W\d_]+)[\s*_`]*[:\uff1a][*_`]{0,3}\s*(\S.*)"
 # "**Date:** … | **Status:** …" is two fields.
-_FIELDS = re.compile(r"\s+[|·•]\s+(?=[\W_]*\*\*)")
+_FIELDS = r"\s+[|·•]\s+(?=[\W_]*\*\*)"
 _HEAD_LINES = 60
 _LINE_LIMIT = 300  # characters of a line that are read for metadata: some have megabytes
 
-_HIDDEN = re.compile(
-    r"^ {0,3}(`{3,}(?=[^`\n]*$)|~{3,})(?:.*?\n {0,3}\1[`~]*[ \t]*$|.*)|<!--(?:.*?-->|.*)",
-    re.MULTILINE | re.DOTALL,
+_HIDDEN = (
+    r"(?ms)^ {0,3}(`{3,}(?=[^`\n]*$)|~{3,})(?:.*?\n {0,3}\1[`~]*[ \t]*$|.*)"
+    r"|<!--(?:.*?-->|.*)"
 )
-_MARKERS = re.compile(r"^[ \t]*(?:(?:>|[-*+][ \t]|#{1,6}[ \t])[ \t]*)*")
-_INLINE = re.compile(
-    r"""
+_MARKERS = r"^[ \t]*(?:(?:>|[-*+][ \t]|#{1,6}[ \t])[ \t]*)*"
+_INLINE = r"""(?xi)
       \\(?P<escaped>[!-/:-@\[-`{-~])
     | (?P<ticks>`+)(?P<code>.+?)(?P=ticks)(?!`)
     | <(?:(?P<address>[a-z][a-z0-9+.-]*:[^\s<>]*)|/?[a-z][^<>]*|!--.*?--)>
@@ -478,9 +478,7 @@ _INLINE = re.compile(
       (?:\((?:[^()]|\([^()]*\))*+\)|\[[^\[\]]*\])
     | (?P<star>\*{1,3}|~~)(?=\S)(?P<starred>.+?)(?<=\S)(?P=star)
     | (?<!\w)(?P<line>_{1,3})(?=\S)(?P<lined>.+?)(?<=\S)(?P=line)(?!\w)
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
+"""
 
 
 def parse(data: bytes, *, where: str = "", max_bytes: int = 20 * 1024 * 1024) -> Document:
@@ -488,7 +486,7 @@ def parse(data: bytes, *, where: str = "", max_bytes: int = 20 * 1024 * 1024) ->
 
     Raises DocumentRefused, its message beginning with ``where:`` or ``where:line:``, for what
     is empty, too large, not UTF-8 text, or has broken front matter. A BOM is kept. Warnings
-    about structure are ``check``'s.
+    about structure are ``markdown.check``'s.
     """
     if len(data) > max_bytes:
         raise _refused(
@@ -538,11 +536,11 @@ def _not_text(data: bytes, offset: int, where: str) -> DocumentRefused:
     """Why bytes that are not UTF-8, or have a NUL, are refused; the first cause counts."""
     nul = data.find(0, 0, offset)
     offset = offset if nul < 0 else nul
-    line = _newlines(data[:offset]) + 1
+    line = newlines(data[:offset]) + 1
     sample = data[:4096]
     controls = len(sample) - len(sample.translate(None, _CONTROLS))
     kind = next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "")
-    if data.startswith(_UTF16):
+    if data.startswith(UTF16):
         text, hint = "this is UTF-16 text, not UTF-8", _REPAIR
     elif kind or controls > 8 + 0.05 * len(sample):
         text = f"this is not text: it looks like {kind or 'binary data'}"
@@ -554,7 +552,8 @@ def _not_text(data: bytes, offset: int, where: str) -> DocumentRefused:
     return _refused(where, text, line=line, hint=hint, offset=offset)
 
 
-def _newlines(data: bytes) -> int:
+def newlines(data: bytes) -> int:
+    """How many lines end in these bytes, by LF, CR or CR LF."""
     return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
 
 
@@ -563,7 +562,7 @@ def _meta(block: _Block | None, body: str) -> Meta:
         key: block.says(key) if block else ""
         for key in ("id", "project", "name", "title", "status", "priority", "created", "saved")
     }
-    body = _lined(body)
+    body = lined(body)
     if not (said["status"] and said["priority"] and said["created"]):
         for key, value in _body_fields(body):
             said[key] = said[key] or value
@@ -571,18 +570,18 @@ def _meta(block: _Block | None, body: str) -> Meta:
     return Meta(**said, etag=block.says("etag") if block else "")
 
 
-def _lined(text: str) -> str:
+def lined(text: str) -> str:
     """A body as Markdown sees it: no BOM, and every line end a newline."""
     text = text.removeprefix("\ufeff")
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def _title(body: str) -> str:
-    for _, level, raw in _outline(body):
-        if level == 1 and (title := _text(raw)):
+    for _, level, raw in outline(body):
+        if level == 1 and (title := plain(raw)):
             return title
     for line in _top(body):
-        text = _text(_MARKERS.sub("", line, count=1))
+        text = plain(re.sub(_MARKERS, "", line, count=1))
         if text.strip("-*_=+|: "):
             return text[:120].rstrip()
     return ""
@@ -591,32 +590,32 @@ def _title(body: str) -> str:
 def _top(body: str) -> list[str]:
     """The body's first lines, without what fences and comments hide."""
     lines = (line[:_LINE_LIMIT] for line in body.split("\n", _HEAD_LINES)[:_HEAD_LINES])
-    return _HIDDEN.sub("", "\n".join(lines)).split("\n")
+    return re.sub(_HIDDEN, "", "\n".join(lines)).split("\n")
 
 
 def _body_fields(body: str) -> Iterator[tuple[str, str]]:
     for line in _top(body):
-        for part in _FIELDS.split(line) if ":" in line or "\uff1a" in line else ():
-            match = _FIELD.match(part)
+        for part in re.split(_FIELDS, line) if ":" in line or "\uff1a" in line else ():
+            match = re.match(_FIELD, part)
             key = _LABELS.get(match[1].casefold()) if match else None
             if match and key:
-                value = _text(match[2]).strip(" *\\")
+                value = plain(match[2]).strip(" *\\")
                 yield key, _date(value) if key == "created" else value[:80].rstrip()
 
 
 def _date(value: str) -> str:
-    value = _DOTTED.sub(lambda m: f"{m[3]}-{int(m[2]):02}-{int(m[1]):02}", value, count=1)
-    return _moment(_ISO.match(value))
+    value = re.sub(_DOTTED, lambda m: f"{m[3]}-{int(m[2]):02}-{int(m[1]):02}", value, count=1)
+    return _moment(re.match(_ISO, value))
 
 
-def _text(raw: str) -> str:
+def plain(raw: str) -> str:
     """A line of Markdown as plain text."""
-    text = _INLINE.sub(_bare, raw[:_LINE_LIMIT])
+    text = re.sub(_INLINE, _bare, raw[:_LINE_LIMIT])
     if "&" in text:
         from html import unescape  # noqa: PLC0415
 
         text = unescape(text)
-    return " ".join(_UNFIT.sub(" ", text).split())
+    return " ".join(re.sub(_UNFIT, " ", text).split())
 
 
 def _bare(match: re.Match[str]) -> str:
@@ -624,93 +623,27 @@ def _bare(match: re.Match[str]) -> str:
         if match[kind]:
             return match[kind]
     inner = match["label"] or match["starred"] or match["lined"] or ""
-    return _INLINE.sub(_bare, inner)
+    return re.sub(_INLINE, _bare, inner)
 
 
-# ---------------------------------------------------------------- structure
+# ---------------------------------------------------------------- outline
 
-_Mark = tuple[int, int, str]  # line, level, raw text; level 0 is a fence that nothing closes
+Mark = tuple[int, int, str]  # line, level, raw text; level 0 is a fence that nothing closes
 
-_MARK = re.compile(
-    r"^ {0,3}(?:(?P<atx>#{1,6})(?P<text>[ \t][^\n]*|)$"
+_MARK = (
+    r"(?m)^ {0,3}(?:(?P<atx>#{1,6})(?P<text>[ \t][^\n]*|)$"
     r"|(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)$"
     r"|(?P<underline>=++|-++)[ \t]*+$"
-    r"|(?P<comment><!--))",
-    re.MULTILINE,
+    r"|(?P<comment><!--))"
 )
-_NOT_PARAGRAPH = re.compile(r" {4}| {0,3}(?:\t|>|[-*+][ \t]|\d{1,9}[.)][ \t])")
-
-# UTF-8 read as cp1252, Latin-1 or cp1251 and stored again leaves pairs of two-byte letters
-# of which the second is rare elsewhere. A hit only means that ftfy is asked.
-_SUSPICIOUS = re.compile(
-    rb"(?:\xc3[\x80-\xbf]|\xd0[\xa0\xa1])"
-    rb"(?:\xc2[\x80-\xbf]|\xc5[\x92\x93\xa0\xa1\xb8\xbd\xbe]|\xc6\x92|\xcb[\x86\x9c]"
-    rb"|\xd0[\x82-\x8f]|\xd1[\x91-\x9f]|\xd2[\x90\x91]|\xe2[\x80\x82\x84][\x80-\xbf])"
-)
+_NOT_PARAGRAPH = r" {4}| {0,3}(?:\t|>|[-*+][ \t]|\d{1,9}[.)][ \t])"
 
 
-def check(document: Document, *, required: tuple[str, ...] = ()) -> tuple[Problem, ...]:
-    """Warnings about a document's structure, in the order of the file's lines.
-
-    Rules: no-h1, unclosed-fence, skipped-heading, missing-section (``required`` titles,
-    compared without case, emoji and punctuation), mojibake, conflict-marker. A real Markdown
-    parser decides, or above ``PARSER_LIMIT`` a scan of the lines.
-    """
-    above = _newlines(document.front)
-    text = _lined(document.body.decode("utf-8", "replace"))
-    marks = list(_outline(text) if len(text) > PARSER_LIMIT else _parsed(text))
-    found = [
-        *_structure(marks),
-        *_missing(marks, required),
-        *_conflicts(text),
-        *_mojibake(document.body),
-    ]
-    moved = (Problem(p.rule, p.message, p.line + above if p.line else 0) for p in found)
-    return tuple(sorted(moved, key=lambda problem: problem.line))
-
-
-def section(body: str, title: str) -> str:
-    """The part under the heading that fits ``title``, heading included, verbatim.
-
-    It reaches to the next heading of the same or a higher level. A heading fits exactly,
-    else without case, emoji and punctuation, else as the only one that begins so. Raises
-    NotFound, its hint listing the headings.
-    """
-    marks = [(line, level, _text(raw)) for line, level, raw in _outline(_lined(body)) if level]
-    place = _fitting([text for _, _, text in marks], title)
-    line, level, _ = marks[place]
-    end = next((n for n, other, _ in marks[place + 1 :] if other <= level), None)
-    lines = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", body)
-    return "".join(lines[line - 1 : end and end - 1])
-
-
-def _fitting(headings: list[str], title: str) -> int:
-    if title.strip() in headings:
-        return headings.index(title.strip())
-    wanted = _folded(title)
-    folded = [_folded(heading) for heading in headings]
-    if wanted and wanted in folded:
-        return folded.index(wanted)
-    starts = [n for n, heading in enumerate(folded) if wanted and heading.startswith(wanted)]
-    if len(starts) != 1:
-        what = "several sections begin" if starts else "no section begins"
-        listed = [headings[n] for n in starts] or headings[:30]
-        raise NotFound(
-            f"{what} with {title!r}",
-            hint="the headings are: " + "; ".join(listed) if listed else "there are no headings",
-        )
-    return starts[0]
-
-
-def _folded(text: str) -> str:
-    """A heading for comparison: without case, emoji and punctuation."""
-    return " ".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold()))
-
-
-def _outline(text: str) -> Iterator[_Mark]:
+def outline(text: str) -> Iterator[Mark]:
     """Headings and the unclosed fence of a text, by a scan of its lines; linear in its size."""
+    search = re.compile(_MARK).search
     line, counted, floor, at = 1, 0, 0, 0
-    while mark := _MARK.search(text, at):
+    while mark := search(text, at):
         start, at = mark.start(), mark.end()
         line += text.count("\n", counted, start)
         counted = start
@@ -727,7 +660,7 @@ def _outline(text: str) -> Iterator[_Mark]:
             continue  # a code span
         else:
             fence = mark["fence"]
-            closing = re.compile(rf"^ {{0,3}}{fence}{fence[0]}*[ \t]*$", re.MULTILINE)
+            closing = re.compile(rf"(?m)^ {{0,3}}{fence[0]}{{{len(fence)},}}[ \t]*$")
             end_of_fence = closing.search(text, at)
             if end_of_fence is None:
                 yield line, 0, ""
@@ -749,207 +682,4 @@ def _paragraph(text: str) -> list[str]:
     while start and lines[start - 1].strip():
         start -= 1
     found = lines[start:]
-    return [] if found and _NOT_PARAGRAPH.match(found[0]) else found
-
-
-def _parsed(text: str) -> Iterator[_Mark]:
-    """The same as ``_outline``, by a CommonMark parser."""
-    from markdown_it import MarkdownIt  # noqa: PLC0415
-
-    lines = text.split("\n")
-    tokens = MarkdownIt("commonmark").disable("inline").parse(text)
-    for token, content in zip(tokens, [*tokens[1:], None], strict=True):
-        first, last = token.map or (0, 0)
-        if token.type == "heading_open" and token.level == 0 and content:
-            yield first + 1, int(token.tag[1]), content.content
-        elif token.type == "fence":
-            end = lines[last - 1].lstrip("> \t").rstrip()
-            closed = last - first > 1 and end.startswith(token.markup) and len({*end}) == 1
-            if not closed:
-                yield first + 1, 0, ""
-
-
-def _structure(marks: list[_Mark]) -> Iterator[Problem]:
-    headings = [mark for mark in marks if mark[1]]
-    if not any(level == 1 for _, level, _ in headings):
-        yield Problem("no-h1", "there is no title: begin the document with a line '# Title'")
-    for line, level, _ in marks:
-        if not level:
-            yield Problem("unclosed-fence", "the code fence opened here is never closed", line)
-    for (_, before, _), (line, level, raw) in pairwise(headings):
-        if level > before + 1:
-            text = f"'{_text(raw)}' is a heading of level {level} right below level {before}"
-            yield Problem("skipped-heading", text, line)
-
-
-def _missing(marks: list[_Mark], required: tuple[str, ...]) -> Iterator[Problem]:
-    there = {_folded(_text(raw)) for _, level, raw in marks if level}
-    for title in required:
-        if _folded(title) not in there:
-            yield Problem("missing-section", f"there is no section '{title}'")
-
-
-def _conflicts(text: str) -> Iterator[Problem]:
-    opened = 0
-    for number, line in enumerate(text.split("\n"), 1):
-        if line == "<" * 7 or line.startswith("<" * 7 + " "):
-            opened = opened or number
-        elif opened and (line == ">" * 7 or line.startswith(">" * 7 + " ")):
-            yield Problem(
-                "conflict-marker", "an unresolved merge conflict: <<<<<<< to >>>>>>>", opened
-            )
-            opened = 0
-
-
-def _mojibake(body: bytes) -> Iterator[Problem]:
-    if not _SUSPICIOUS.search(body):
-        return
-    from ftfy.badness import is_bad  # noqa: PLC0415
-
-    for hit in islice(_SUSPICIOUS.finditer(body), 200):
-        around = body[max(0, hit.start() - 100) : hit.end() + 100].decode("utf-8", "ignore")
-        if is_bad(around):
-            text = "text that was decoded wrongly (mojibake): save it with --fix-encoding"
-            yield Problem("mojibake", text, _newlines(body[: hit.start()]) + 1)
-            return
-
-
-# ---------------------------------------------------------------- repair, excerpts, names
-
-_RARE = re.compile("[\u2500-\u259f\x80-\x9f]")
-_WORD = re.compile(r"[^\W\d_]+")
-_RESERVED = re.compile(r"con|prn|aux|nul|(?:com|lpt)\d")
-_HASHED = re.compile(r"-[0-9a-f]{6}$")
-
-
-def fix_encoding(data: bytes) -> bytes:
-    """The same text in sound UTF-8; line ends, quotes and everything else stay.
-
-    Mojibake is undone by ftfy. Lines that are not UTF-8 are decoded as UTF-16 (by its BOM)
-    or by the legacy code page in which they make the likeliest words.
-    """
-    if data.startswith(_UTF16):
-        with suppress(UnicodeError):  # half a character: not UTF-16 after all
-            data = data.decode("utf-16").encode()
-    lines = data.split(b"\n")
-    broken = b"\n".join(line for line in lines if not _is_utf8(line))
-    page = _likeliest(broken) if broken else "utf-8"
-    return b"\n".join(_repaired(line, page) for line in lines)
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _likeliest(data: bytes) -> str:
-    scores = {}
-    for page in ("cp1252", "cp1251", "koi8-r"):
-        try:
-            scores[page] = _likelihood(data.decode(page))
-        except UnicodeDecodeError:
-            continue
-    return max(scores, key=lambda page: scores[page])
-
-
-def _likelihood(text: str) -> int:
-    """How much a text looks like words: frequent small letters, one script in each word."""
-    score = -len(_RARE.findall(text))
-    for word in _WORD.findall(text):
-        foreign = [letter for letter in word if letter > "\x7f"]
-        cyrillic = sum("\u0400" <= letter <= "\u04ff" for letter in word)
-        if not foreign:
-            continue
-        if cyrillic == len(word):
-            score += sum(3 if c in "оеаинтсрвл" else c.islower() for c in word.lower())
-            score -= 0 if word.isupper() else 3 * sum(c.isupper() for c in word[1:])
-        elif cyrillic or 2 * len(foreign) > len(word):
-            score -= len(word)
-        else:
-            score += len(word)
-    return score
-
-
-def _repaired(line: bytes, page: str) -> bytes:
-    if line.isascii():
-        return line
-    from ftfy import TextFixerConfig, fix_encoding  # noqa: PLC0415
-
-    text = line.decode("utf-8" if _is_utf8(line) else page)
-    config = TextFixerConfig(
-        unescape_html=False, replace_lossy_sequences=False, fix_c1_controls=False
-    )
-    return fix_encoding(text, config).encode()
-
-
-def clip(text: str, limit: int) -> str:
-    """At most ``limit`` characters, the last line saying how many were left out.
-
-    The cut is at the end of a paragraph, else of a line, where one ends in the second half.
-    """
-    if len(text) <= limit:
-        return text
-    room = limit - len(_left_out(len(text)))
-    if room < 0:
-        return text[: max(limit, 0)]
-    cuts = (text.rfind(end, 0, room + 1) for end in ("\n\n", "\n"))
-    cut = next((cut for cut in cuts if cut > room // 2), room)
-    return text[:cut] + _left_out(len(text) - cut)
-
-
-def _left_out(count: int) -> str:
-    return f"\n\n[… {count} more characters are left out]"
-
-
-def slug(text: str, *, limit: int = 48) -> str:
-    """Words of ASCII letters and digits joined by '-', for names of files and folders.
-
-    Other scripts are transliterated, emoji dropped, nothing left gives 'session'. Never a
-    name that Windows reserves; cut between words where there are several.
-    """
-    text = unicodedata.normalize("NFKC", text)
-    if not text.isascii():
-        from anyascii import anyascii  # noqa: PLC0415
-
-        # Symbols go first: anyascii would spell emoji out.
-        text = anyascii("".join(c if _in_word(c) else " " for c in text))
-    result = ""
-    for word in re.findall(r"[a-z0-9]+", re.sub("['’`]", "", text.lower())):
-        longer = f"{result}-{word}" if result else word[:limit]
-        if len(longer) > limit:
-            break
-        result = longer
-    if not result:
-        return "session"
-    return f"{result}-session" if _RESERVED.fullmatch(result) else result
-
-
-def _in_word(character: str) -> bool:
-    return (
-        character.isalnum() or character in "'’" or unicodedata.category(character).startswith("M")
-    )
-
-
-def folder(project: str) -> str:
-    """The folder of a project: its slug, made unique by a hash where the slug says less.
-
-    Two names share a folder only if they are the same in Unicode's normal form.
-    """
-    name = unicodedata.normalize("NFC", project)
-    short = slug(name)
-    if short == name and not _HASHED.search(name):
-        return short
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{short}-{digest[:6]}"
-
-
-def path_for(project: str, title: str, created: str, id: str) -> str:
-    """Where a new session goes on master; ``created`` is a date or time, ``id`` a UUID."""
-    moment, uuid = _usable("created", created), _usable("id", id)
-    if not moment or not uuid:
-        raise ValueError(f"no path without a date and a UUID: {created!r}, {id!r}")
-    year, month = moment[:4], moment[5:7]
-    return f"sessions/{folder(project)}/{year}/{month}/{moment[:10]}-{slug(title)}-{uuid[-8:]}.md"
+    return [] if found and re.match(_NOT_PARAGRAPH, found[0]) else found

@@ -22,7 +22,7 @@
     │   └── MasterShrunk         master-shrunk  master lost so much that a person must say yes
     ├── RemoteUnreachable        unreachable  master's server did not answer, for now
     ├── Locked                   locked       another run holds the lock
-    ├── StorageError             storage      this machine's disk refused
+    ├── StorageError             storage      this machine's disk, or a cache, refused for good
     └── Queued                   queued       saved here, not on master yet
 
 A class carries a ``code`` that never changes; each edge maps codes to its own

@@ -136,6 +136,8 @@ def process(
     finally:
         # A helper that git left behind (a credential helper, ssh) dies with its group.
         kill(process)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)  # after Ctrl-C, Popen itself does not
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

@@ -8,9 +8,7 @@ takes a quarter of the ordinary lines there for credentials.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 import math
 import re
 from collections import Counter
@@ -196,6 +194,8 @@ def _is_bearer(match: re.Match[str]) -> bool:
 
 
 def _is_basic(match: re.Match[str]) -> bool:
+    import base64  # noqa: PLC0415
+
     try:
         _, _, password = base64.b64decode(match["secret"] + "==").decode().partition(":")
     except ValueError:
@@ -205,6 +205,9 @@ def _is_basic(match: re.Match[str]) -> bool:
 
 def _is_jwt(match: re.Match[str]) -> bool:
     """The header is a JSON object, and it is not the John Doe of every manual."""
+    import base64  # noqa: PLC0415
+    import json  # noqa: PLC0415
+
     parts = match["secret"].split(".")[:2]
     try:
         header, payload = (base64.urlsafe_b64decode(part + "==") for part in parts)

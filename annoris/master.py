@@ -42,6 +42,10 @@ _FETCHED = "refs/annoris/fetched"
 _NEXT = "refs/annoris/next"
 _GONE = "refs/annoris/gone"
 _TRAILER = "Annoris-Save"
+# One commit of ``log``: no name can hold a NUL, so none can pass for a header.
+_REVISION = re.compile(
+    rb"\x01([0-9a-f]{40,64})\0(\d+)\0([^\0]*)\0([^\0]*)\0\0\n:\S+ \S+ \S+ ([0-9a-f]+) \w\0"
+)
 _FORMAT = b'# Annoris keeps sessions in this repository.\nversion = 1\nscope = "plain"\n'
 FOUNDATION = {
     ".annoris/format.toml": _FORMAT,
@@ -259,21 +263,17 @@ class Master:
             f":(literal){path}",
         )
         found = []
-        for record in output.split(b"\x01")[1:]:
-            commit, when, author, subject, *rest = record.split(b"\0")
-            raw = b" ".join(rest).split()
-            if len(raw) >= 5:
-                oid = raw[3].decode()
-                found.append(
-                    Revision(
-                        oid="" if set(oid) == {"0"} else oid,
-                        commit=commit.decode(),
-                        at=_iso(int(when)),
-                        author=author.decode(errors="replace"),
-                        message=subject.decode(errors="replace"),
-                        path=path,
-                    )
+        for commit, when, author, subject, blob in _REVISION.findall(output):
+            found.append(
+                Revision(
+                    oid="" if set(blob) == {ord("0")} else blob.decode(),
+                    commit=commit.decode(),
+                    at=_iso(int(when)),
+                    author=author.decode(errors="replace"),
+                    message=subject.decode(errors="replace"),
+                    path=path,
                 )
+            )
         return found
 
     def removed_with(self, commit: str) -> list[str]:
@@ -305,7 +305,7 @@ class Master:
             "--",
             pathspec,
         )
-        return [path for raw in output.split(b"\0") if (path := gitcmd.text(raw).strip())]
+        return [path for raw in output.split(b"\0") if (path := gitcmd.text(raw))]
 
     def applied(self, batch: str, path: str) -> bool:
         """Whether a commit of that outbox batch already touched the path."""
@@ -338,12 +338,16 @@ class Master:
             "--no-renames",
             span,
         ) as out:
-            for commit in _split(out, b"\x01"):
-                when, *names = commit.split(b"\0")
-                for name in names:
-                    if (path := gitcmd.text(name).lstrip("\n")) in left:
-                        left.discard(path)
-                        found[path] = _iso(int(when))
+            when, first = 0, False
+            for piece in _split(out, b"\0"):
+                if header := re.fullmatch(rb"\x01(\d+)", piece):
+                    when, first = int(header[1]), True
+                    continue
+                path = gitcmd.text(piece[1:] if first else piece)  # a newline ends the header
+                first = False
+                if path in left:
+                    left.discard(path)
+                    found[path] = _iso(when)
                 if not left:
                     break
         return found
@@ -360,7 +364,7 @@ class Master:
             f"--grep={_TRAILER}: ",
             f"{old}..{new}",
         )
-        return {path for raw in output.split(b"\0") if (path := gitcmd.text(raw).strip())}
+        return {path for raw in output.split(b"\0") if (path := gitcmd.text(raw))}
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -647,7 +651,7 @@ def _matcher(globs: tuple[str, ...]) -> Callable[[str], bool]:
 
 
 def _split(stream: IO[bytes], mark: bytes) -> Iterator[bytes]:
-    """Records that each begin with ``mark``, read piece by piece."""
+    """The records between marks, without empty ones, read piece by piece."""
     rest = b""
     while piece := stream.read(65536):
         *records, rest = (rest + piece).split(mark)

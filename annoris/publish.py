@@ -1,4 +1,4 @@
-"""From the outbox to master: the one loop that writes, and the catalog that follows.
+"""From the outbox to master: the one loop that writes.
 
 Whoever holds the clone's lock publishes everything that waits, others' drafts included, in one
 push (group commit), and leaves the receipts for their owners. Each round builds on the tip that
@@ -9,27 +9,23 @@ needs master's newest word, costs a fetch.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from annoris import document, plan
-from annoris.catalog import Catalog, Row
+from annoris import document, naming, plan
+from annoris.catalog import Row
 from annoris.errors import (
     AnnorisError,
-    MasterShrunk,
     PolicyRefused,
-    RemoteRefused,
     RemoteUnreachable,
-    StorageError,
 )
+from annoris.follow import Follower, make_row, oid_of
 from annoris.gitcmd import LostRace
-from annoris.master import FOUNDATION, Commit, Master, now
+from annoris.master import Commit
 from annoris.model import Deadline, Draft, Receipt, Session
-from annoris.outbox import Outbox
 
 _TRIES = 3  # for a server that does not answer; a lost race is tried until the deadline
 
@@ -60,138 +56,11 @@ class _AskFirst(Exception):
 
 
 class Publisher:
-    def __init__(self, master: Master, catalog: Catalog, outbox: Outbox) -> None:
-        self.master = master
-        self.catalog = catalog
-        self.outbox = outbox
-
-    # --- following master --------------------------------------------------------------------
-
-    def fetch(self, deadline: Deadline, *, force: bool = False) -> None:
-        """Make the clone know master's tip. The caller holds the lock.
-
-        Raises MasterShrunk, with nothing changed, when master lost more than a fifth of its
-        sessions and ``force`` is not set; RemoteRefused and RemoteUnreachable as git says.
-        """
-        before = self.master.tip()
-        self._must_follow(before)
-        found = self.master.fetch(deadline)
-        if found != before:
-            if before and not force:
-                self._guard(before, found)
-            self.master.accept(found)
-        self.mark_checked()
-
-    def mark_checked(self) -> None:
-        """Remember that this very master was asked just now, and that the clone is of it."""
-        with open(self._checked_path(), "w", encoding="ascii"):
-            pass
-        self.master.claim()
-
-    def checked(self) -> float:
-        """When master was last asked, in seconds since the epoch; 0 for never."""
-        if self.master.embedded:
-            return time.time()
-        try:
-            return os.stat(self._checked_path()).st_mtime if self.master.claimed() else 0.0
-        except FileNotFoundError:
-            return 0.0
-
-    def refresh(self) -> None:
-        """Make the catalog show the tip that this machine knows, and the outbox over it."""
-        tip, identity = self.master.tip(), self.master.identity
-        known = self.catalog.commit if self.catalog.master == identity else ""
-        if known != tip or self.catalog.master != identity:
-            self._project(known, tip)
-        if self.catalog.overlay_keys() != self.outbox.waiting():
-            self.overlay()
-
-    def _checked_path(self) -> str:
-        return f"{self.master.folder}.checked"
-
-    def _must_follow(self, tip: str) -> None:
-        if tip and not self.master.embedded and self.master.claimed() is False:
-            raise RemoteRefused(
-                f"what this machine holds was not saved to {self.master.remote} "
-                f"({self.master.branch}); nothing was changed",
-                hint=f"to take it there: annoris init --remote {self.master.remote} --move",
-            )
-
-    def _guard(self, before: str, found: str) -> None:
-        have = self.master.tree(before)
-        changes = self.master.diff(before, found) if found else plan.changes(have, {})
-        if not plan.shrinks(len(have), plan.vanishing(have, changes, set())):
-            return
-        deliberate = self.master.deliberate(before, found) if found else set()
-        lost = plan.vanishing(have, changes, deliberate)
-        if plan.shrinks(len(have), lost):
-            gone = (
-                f"has no branch {self.master.branch} any more"
-                if not found
-                else (f"lost {lost} of {len(have)} sessions")
-            )
-            raise MasterShrunk(
-                f"{self.master.remote} {gone}; nothing here was changed",
-                hint="if that is meant, accept it with: annoris sync --force; if not, give it "
-                f"back with: git --git-dir={self.master.folder} push --force "
-                f"{self.master.remote} {self.master.branch}",
-                details={"lost": lost, "of": len(have)},
-            )
-
-    def _project(self, known: str, tip: str) -> None:
-        """Bring layer 0 of the catalog from one commit to another."""
-        identity = self.master.identity
-        try:
-            changes = self.master.diff(known, tip) if known and tip else []
-        except StorageError:  # a clone that was made anew may never have seen that commit
-            known = ""
-        if not (known and tip):
-            changes = plan.changes({}, self.master.tree(tip))
-        wanted: dict[str, list[str]] = {}
-        for change in changes:
-            if change.oid:
-                wanted.setdefault(change.oid, []).append(change.path)
-        self.catalog.apply(
-            commit=tip,
-            master=identity,
-            replace_all=not (known and tip),
-            upserts=self._rows(wanted, known),
-            removals=[change.path for change in changes if not change.oid],
-        )
-
-    def _rows(self, wanted: dict[str, list[str]], since: str) -> Iterator[Row]:
-        """Rows for blobs, those whose time only git knows (edited by hand) in groups."""
-        by_hand: dict[str, Row] = {}
-        for oid, data in self.master.blobs(wanted):
-            for path in wanted[oid]:
-                row = make_row(path, oid, data)
-                if row.session.saved:
-                    yield row
-                    continue
-                by_hand[path] = row
-                if len(by_hand) >= 2000:
-                    yield from self._dated(by_hand, since)
-                    by_hand = {}
-        yield from self._dated(by_hand, since)
-
-    def _dated(self, rows: dict[str, Row], since: str) -> Iterator[Row]:
-        times = self.master.changed_at(rows, since)
-        for path, row in rows.items():
-            when = times.get(path, "1970-01-01T00:00:00Z")
-            created = row.session.created or when
-            yield replace(row, session=replace(row.session, saved=when, created=created))
-
-    def overlay(self) -> None:
-        """Show what is only here (waiting, or set aside) over what master holds."""
-        rows, deleted = [], []
-        waiting, _ = self.outbox.read()
-        for draft in [draft for draft, _ in self.outbox.aside()] + waiting:
-            if draft.op == "delete":
-                deleted.append((draft.id, draft.key))
-                continue
-            row = make_row(draft.path, "", draft.data)
-            rows.append(replace(row, session=replace(row.session, id=draft.id, pending=draft.key)))
-        self.catalog.overlay(rows, deleted)
+    def __init__(self, follower: Follower) -> None:
+        self.follower = follower
+        self.master = follower.master
+        self.catalog = follower.catalog
+        self.outbox = follower.outbox
 
     # --- writing master ----------------------------------------------------------------------
 
@@ -209,7 +78,7 @@ class Publisher:
             outcome = Outcome(damaged=damaged)
             if drafts:
                 self._publish(drafts, own, deadline, outcome)
-                self.overlay()
+                self.follower.overlay()
         for key in own - outcome.receipts.keys():
             if receipt := self.outbox.answered(key):
                 outcome.receipts[key] = receipt
@@ -269,19 +138,19 @@ class Publisher:
         """Bring one group to master, however often others are faster."""
         fresh = self.master.embedded
         silent = races = 0
-        self._must_follow(self.master.tip())
+        self.follower.must_be_ours(self.master.tip())
         if not self.master.tip():
-            self.fetch(deadline)
+            self.follower.fetch(deadline)
             fresh = True
         while True:
-            self.refresh()
+            self.follower.refresh()
             tip = self.master.tip()
             try:
                 settled = self._settle(drafts, fresh)
                 if settled.commits:
                     self._write(settled, drafts, tip, deadline)
             except _AskFirst:
-                self.fetch(deadline)
+                self.follower.fetch(deadline)
                 fresh = True
             except LostRace:
                 races += 1
@@ -291,7 +160,7 @@ class Publisher:
                         hint="annoris sync delivers what waits",
                     ) from None
                 time.sleep(deadline.left(random.uniform(0, min(2.0, 0.05 * 2**races))))  # noqa: S311 - jitter
-                self.fetch(deadline)
+                self.follower.fetch(deadline)
                 fresh = True
             except RemoteUnreachable:
                 silent += 1
@@ -311,7 +180,7 @@ class Publisher:
         ]
         commit = self.master.commit(tip, commits)
         self.master.push(commit, tip, deadline)
-        self.mark_checked()
+        self.follower.mark_checked()
         rows = {path: row for path, row in settled.rows.items() if self.master.included(path)}
         self.catalog.apply(
             commit=commit,
@@ -334,83 +203,6 @@ class Publisher:
         if draft.key not in own:
             self.outbox.answer(draft.key, receipt)
         outcome.receipts[draft.key] = receipt
-
-    def join(self, here: str, deadline: Deadline) -> int:
-        """Bring the history of this machine, ``here``, to a master that is new to it.
-
-        Answers how many sessions were brought. One that both have with other bytes goes
-        through the outbox, where master keeps its own and ours becomes a copy.
-        """
-        self.master.create()
-        with self.master.lock(deadline):
-            while True:
-                try:
-                    brought = self._joined(here, deadline)
-                    self._found(deadline)
-                except LostRace:
-                    if deadline.over:
-                        raise RemoteUnreachable(
-                            f"{self.master.remote} is busy: others were faster",
-                            hint="try again",
-                        ) from None
-                else:
-                    self.mark_checked()
-                    return brought
-
-    def _joined(self, here: str, deadline: Deadline) -> int:
-        if self.master.claimed():
-            self.fetch(deadline)  # there is nothing of our own in the clone
-            return 0
-        there = self.master.fetch(deadline)
-        ours = self.master.tree(here)
-        theirs = self.master.tree(there)
-        if here and not there:
-            self.master.push(here, "", deadline)
-            return len(ours)
-        if not here or self.master.descends(there, here):
-            self.master.accept(there)
-            return 0
-        if self.master.descends(here, there):
-            self.master.push(here, there, deadline)
-            return len(ours.keys() - theirs.keys())
-        only = {path: oid for path, oid in ours.items() if path not in theirs}
-        files = {path: self.master.blob(oid) for path, oid in only.items()}
-        joined = self.master.merge(there, here, files)
-        both = {path: ours[path] for path in ours.keys() & theirs.keys()}
-        self._requeue({path: oid for path, oid in both.items() if oid != theirs[path]})
-        self.master.push(joined, there, deadline)
-        return len(only)
-
-    def _found(self, deadline: Deadline) -> None:
-        """Say in the repository that Annoris keeps sessions here, once."""
-        tip = self.master.tip()
-        if not tip or not self.master.founded(tip):
-            files = FOUNDATION if tip else {}
-            commits = [Commit(files, "Make room for sessions", now())] if tip else []
-            self.master.push(self.master.commit(tip, commits), tip, deadline)
-
-    def _requeue(self, entries: dict[str, str]) -> None:
-        drafts = []
-        for path, oid in entries.items():
-            data = self.master.blob(oid)
-            row = make_row(path, oid, data).session
-            drafts.append(
-                Draft(
-                    key="",
-                    op="save",
-                    id=row.id,
-                    path=path,
-                    base="unknown",
-                    project=row.project,
-                    name=row.name,
-                    title=row.title,
-                    body_md5=row.body_md5,
-                    at=row.saved or now(),
-                    data=data,
-                )
-            )
-        if drafts:
-            self.outbox.add(drafts)
 
     # --- deciding ----------------------------------------------------------------------------
 
@@ -494,7 +286,7 @@ class Publisher:
         id = str(uuid.uuid5(uuid.UUID(draft.id), etag))
         copy = _as_copy(data, id, draft.id)
         meta = document.inspect(data)
-        path = document.path_for(
+        path = naming.path_for(
             meta.project or draft.project, meta.title, meta.created or draft.at, id
         )
         session = self._standing(id, settled)
@@ -532,43 +324,6 @@ class Publisher:
             settled.receipts[draft.key] = _receipt(draft, "master", row.path)
 
 
-def make_row(path: str, oid: str, data: bytes) -> Row:
-    """A file on master as a catalog row. ``saved`` is empty when only git knows the time."""
-    meta = document.inspect(data)
-    etag = document.etag(data)
-    body = document.split(data)[1]
-    fallback = id_of(path)
-    session = Session(
-        id=meta.id or fallback,
-        path=path,
-        oid=oid,
-        project=meta.project or _project_of(path),
-        name=meta.name,
-        title=meta.title,
-        status=meta.status,
-        priority=meta.priority,
-        created=meta.created,
-        saved=meta.saved if meta.etag == etag else "",
-        size=len(data),
-        etag=etag,
-        literal=meta.etag,
-        body_md5=document.body_md5(body),
-    )
-    return Row(session=session, fallback=fallback, text=body.decode(errors="replace"))
-
-
-def id_of(path: str) -> str:
-    """The UUIDv5 of a path, whose name need not be UTF-8: the id of a file that says none."""
-    name = uuid.NAMESPACE_URL.bytes + f"annoris:{path}".encode(errors="surrogateescape")
-    digest = hashlib.sha1(name, usedforsecurity=False).digest()
-    return str(uuid.UUID(bytes=digest[:16], version=5))
-
-
-def oid_of(data: bytes) -> str:
-    """The git blob id of bytes."""
-    return hashlib.sha1(b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
-
-
 def _as_copy(data: bytes, id: str, origin: str) -> bytes:
     return document.stamp(document.parse(data), {"id": id, "name": "", "conflict-of": origin})
 
@@ -580,12 +335,6 @@ def same_text(one: bytes, other: bytes) -> bool:
         return document.stamp(document.parse(data), {"saved": ""})
 
     return document.split(one)[1] == document.split(other)[1] and bare(one) == bare(other)
-
-
-def _project_of(path: str) -> str:
-    """The project of a file that names none: its folder below sessions/, else its top folder."""
-    parts = path.removeprefix("sessions/").split("/")
-    return parts[0] if len(parts) > 1 else "default"
 
 
 def _message(drafts: list[Draft]) -> str:

@@ -33,7 +33,7 @@ Machines = Callable[..., Machine]
 _DRIVER = """
 import json, sys, threading
 from dataclasses import asdict
-from annoris.archive import SaveOptions, Source
+from annoris.intake import SaveOptions, Source
 from annoris.bootstrap import open_archive
 from annoris.settings import load
 

@@ -198,11 +198,11 @@ CONFIG = """
 def test_case_24_the_users_configuration_changes_no_byte_and_stops_nothing(
     machine: Machines, server: GitServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Line ends, filters, failing hooks, signing and aliases of the user leave saves as they are."""
+    """Line ends, filters, failing hooks, signing and aliases leave saves as they are."""
     hooks = tmp_path / "hooks"
     hooks.mkdir()
     for name in ("pre-push", "pre-commit", "commit-msg", "reference-transaction", "post-commit",
-                 "post-checkout", "pre-auto-gc", "post-merge", "pre-receive", "update"):  # fmt: skip
+                 "post-checkout", "pre-auto-gc", "post-merge", "pre-receive"):  # fmt: skip
         (hooks / name).write_text("#!/bin/sh\nexit 1\n")
         (hooks / name).chmod(0o755)
     attributes = tmp_path / "attributes"

@@ -158,6 +158,20 @@ class TestOpening:
             Path(path).unlink()
         assert noticed > 10
 
+    @pytest.mark.parametrize("part", [b"TABLE sessions", b"texts USING fts5", b"unicode61 remove"])
+    def test_a_damaged_schema_is_made_anew(self, path: str, part: bytes) -> None:
+        """Even where SQLite's own message about it is not UTF-8."""
+        with contextlib.closing(Catalog(path)) as catalog:
+            fill(catalog, a_row(1, "words"))
+        data = Path(path).read_bytes()
+        assert part in data
+        Path(path).write_bytes(data.replace(part, b"\xff\xfe" + part[2:]))
+        with contextlib.closing(Catalog(path)) as catalog:
+            first_refusal(lambda: catalog.search("words"))
+            assert catalog.commit == ""
+            fill(catalog, a_row(1, "words"))
+            assert len(catalog.search("words")) == 1
+
     def test_a_damaged_one_can_be_opened_anew_by_hand(self, catalog: Catalog, path: str) -> None:
         fill(catalog, a_row(1))
         catalog.close()
@@ -208,7 +222,7 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
-def first_refusal(action: Callable[[], None]) -> StorageError | None:
+def first_refusal(action: Callable[[], object]) -> StorageError | None:
     try:
         action()
     except StorageError as error:

@@ -2,28 +2,25 @@ from __future__ import annotations
 
 import hashlib
 import re
-import string
 import subprocess
 import sys
-import unicodedata
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
 
 import pytest
 import yaml
-from tests.corpus import documents, session
 from hypothesis import assume, example, given, reject, settings
 from hypothesis import strategies as st
 
 from annoris import document
-from annoris.errors import DocumentRefused, NotFound
+from annoris.errors import DocumentRefused
 from annoris.model import Document, Meta
+from tests.corpus import documents, session
 
 ID = "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"
 OTHER = "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5c"
 FIELDS = {"id": ID, "project": "Web shop: new", "status": "done", "saved": "2026-11-24T06:22:00Z"}
 WHOLE = list(documents())
-some = settings(deadline=None, max_examples=150)
+some = settings(deadline=None, max_examples=60)
 
 
 def front(block: str, body: str = "# T\n") -> bytes:
@@ -32,11 +29,6 @@ def front(block: str, body: str = "# T\n") -> bytes:
 
 def meta(block: str, body: str = "# T\n") -> Meta:
     return document.parse(front(block, body)).meta
-
-
-def rules(text: str, **options: Any) -> list[tuple[str, int]]:
-    found = document.check(document.parse(text.encode()), **options)
-    return [(problem.rule, problem.line) for problem in found]
 
 
 # ------------------------------------------------------------------ where front matter is
@@ -535,7 +527,7 @@ def sound(data: bytes) -> Document:
 
 
 @given(blocks, bodies, fields, st.sampled_from(["\n", "\r\n"]))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=60)
 def test_stamping_is_idempotent_readable_and_leaves_body_and_etag(
     block: str, body: str, fields: dict[str, str], newline: str
 ) -> None:
@@ -552,14 +544,14 @@ def test_stamping_is_idempotent_readable_and_leaves_body_and_etag(
             of_body = getattr(document.inspect(b"\n" + parsed.body), key)
             assert known == (document._clean(value) or of_body)
     bare = re.compile(r"(annoris-)?(id|project|name|status|created|conflict-of|etag)\b")
-    kept = document._BREAK.split(document.split(stamped)[0].decode())
-    for line in document._BREAK.split(parsed.front.decode()):
+    kept = re.split(document._BREAK, document.split(stamped)[0].decode())
+    for line in re.split(document._BREAK, parsed.front.decode()):
         if not bare.match(line.lstrip('"? ')) and line not in ("", "  n"):
             assert line in kept
 
 
 @given(any_blocks)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=60)
 def test_both_yaml_parsers_find_the_same_entries(block: str) -> None:
     assume(getattr(yaml, "CBaseLoader", None))
 
@@ -581,7 +573,7 @@ simple_values = tricky | tricky.map(document._scalar) | words.map(document._scal
 
 
 @given(st.lists(st.tuples(simple_keys, simple_values), max_size=3), st.sampled_from(["\n", "\r\n"]))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=60)
 @example([("a", "null"), ("b", "~"), ("c", "1:2"), ("d", "x y")], "\n")
 @example([("a", '"\\\\ \\""')], "\r\n")
 def test_the_fast_path_agrees_with_yaml(pairs: list[tuple[str, str]], newline: str) -> None:
@@ -605,8 +597,7 @@ def test_reading_our_own_documents_imports_nothing_heavy() -> None:
     code = (
         "import sys; from annoris import document as d\n"
         f"d.inspect(d.stamp(d.parse(b'# T\\nx'), {FIELDS!r}))\n"
-        f"d.path_for('p', 't', '2026-01-01', {ID!r})\n"
-        "heavy = {'yaml', 'markdown_it', 'ftfy', 'anyascii', 'html', 'json'} & set(sys.modules)\n"
+        "heavy = {'yaml', 'html', 'json'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -624,262 +615,15 @@ anything = st.binary(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=1
 
 
 @given(anything)
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=60)
 def test_any_bytes_are_parsed_or_refused_and_always_inspected(data: bytes) -> None:
     assert b"".join(document.split(data)) == data
     assert len(document.etag(data)) == 16
     found = document.inspect(data)
-    document.fix_encoding(data).decode()
     parsed = sound(data)
     assert parsed.meta == found
     assert parsed.data == data
-    document.check(parsed, required=("x",))
     assert document.split(document.stamp(parsed, FIELDS))[1] == parsed.body
-
-
-@given(words, st.integers(-1, 200), st.integers(0, 300))
-@some
-def test_a_clip_is_a_beginning_and_counts_what_is_missing(
-    text: str, limit: int, times: int
-) -> None:
-    text = (text + "\n\n") * times
-    clipped = document.clip(text, limit)
-    assert len(clipped) <= max(limit, 0) or clipped == text == ""
-    if clipped != text and (match := re.search(r"\n\n\[… (\d+) more .*\]\Z", clipped)):
-        assert text.startswith(clipped[: match.start()])
-        assert int(match[1]) == len(text) - match.start()
-
-
-def test_a_clip_ends_at_a_paragraph_or_a_line_where_it_can() -> None:
-    assert document.clip("short", 5) == "short"
-    left = "\n\n[… {} more characters are left out]"
-    paragraphs = "one\n\n" + "x" * 30 + "\n\n" + "y" * 60
-    assert document.clip(paragraphs, 84) == paragraphs[:35] + left.format(len(paragraphs) - 35)
-    lines = "x" * 30 + "\n" + "y" * 99
-    assert document.clip(lines, 80) == "x" * 30 + left.format(100)
-    assert document.clip("z" * 200, 100).startswith("z" * 59)
-    assert document.clip("z" * 200, 3) == "zzz"
-
-
-# ------------------------------------------------------------------ structure
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("# T\n\n## A\n\n### B\n\n## C\n", []),
-        ("T\n=\n\nA\n-\n", []),
-        ("no title\n", [("no-h1", 0)]),
-        ("> # quoted\n", [("no-h1", 0)]),
-        ("# T\n\n### B\n", [("skipped-heading", 3)]),
-        ("---\na: b\n---\n# T\r\n\r\n### B\r\n", [("skipped-heading", 6)]),
-        ("# T\r\r```\rx\r", [("unclosed-fence", 3)]),
-        ("# T\n\n```\nx\n```\n", []),
-        ("# T\n\n~~~~\nx\n~~~\n", [("unclosed-fence", 3)]),
-        ("# T\n\n```\n", [("unclosed-fence", 3)]),
-        ("# T\n\n- a\n\n  ```\n  # x\n  ```\n", []),
-        ("# T\n> ```\n> x\n> ```\n", []),
-        ("# T\n<<<<<<< a\n1\n=======\n2\n>>>>>>> b\n", [("conflict-marker", 2)]),
-        ("# T\n<<<<<<< a\nonly one\n", []),
-        ("# T\n\nÐ¡Ñ‚Ð°Ñ‚ÑƒÑ Ð³Ð¾Ñ‚Ð¾Ð²\n", [("mojibake", 3)]),
-        ("# T\n\nРЎС‚Р°С‚СѓСЃ: РІ СЂР°Р±РѕС‚Рµ\n", [("mojibake", 3)]),
-        ("# T\n\ncafÃ© â€œquotedâ€\x9d\n", [("mojibake", 3)]),
-        ("# T\n\n« né », ‘É’, «СССР», №7 — à 5 °C\n", []),
-    ],
-)
-def test_structure_warnings_name_rule_and_file_line(
-    text: str, found: list[tuple[str, int]]
-) -> None:
-    assert rules(text) == found
-
-
-def test_required_sections_are_found_whatever_their_case_and_emoji() -> None:
-    text = "# T\n\n## 🎯 NEXT steps:\n\n## **Решения**\n"
-    wanted = ("Next Steps", "решения", "Open questions")
-    problems = document.check(document.parse(text.encode()), required=wanted)
-    assert [(p.rule, p.message) for p in problems] == [
-        ("missing-section", "there is no section 'Open questions'")
-    ]
-
-
-def test_above_the_parsers_limit_lines_are_scanned_to_the_same_end() -> None:
-    text = "# T\n\n### Skipped\n\nx\n\n```\nopen\n" + "text\n" * 250_000
-    assert len(text) > document.PARSER_LIMIT
-    assert rules(text) == [("skipped-heading", 3), ("unclosed-fence", 7)]
-
-
-@pytest.mark.parametrize(("name", "data"), WHOLE, ids=[name for name, _ in WHOLE])
-def test_the_line_scan_sees_what_the_markdown_parser_sees(name: str, data: bytes) -> None:
-    text = document._lined(document.split(data)[1].decode())[:30_000]
-    shown = [
-        [(line, level, document._text(raw)) for line, level, raw in scan(text)]
-        for scan in (document._outline, document._parsed)
-    ]
-    assert shown[0] == shown[1]
-
-
-# ------------------------------------------------------------------ sections
-
-BODY = (
-    "# Log\n\nintro\n\n## 🎯 Next steps\n\n- a\n\n### Detail\n\nd\n\n```\n## no\n```\n\n"
-    "## Next week\n\nw\n\nOpen *questions*\n---\n\nq\n"
-)
-
-
-@pytest.mark.parametrize(
-    ("title", "first", "last"),
-    [
-        ("🎯 Next steps", "## 🎯", "```\n\n"),
-        ("next STEPS", "## 🎯", "```\n\n"),
-        ("## Next steps:", "## 🎯", "```\n\n"),
-        ("Detail", "### D", "```\n\n"),
-        ("det", "### D", "```\n\n"),
-        ("Open questions", "Open *", "q\n"),
-        ("Log", "# Log", "q\n"),
-    ],
-)
-@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-def test_a_section_reaches_to_the_next_heading_of_its_level(
-    title: str, first: str, last: str, newline: str
-) -> None:
-    body = BODY.replace("\n", newline)
-    part = document.section(body, title)
-    assert part in body
-    assert part.startswith(first)
-    assert part.endswith(last.replace("\n", newline))
-
-
-@pytest.mark.parametrize(
-    ("title", "hint"),
-    [("no", "🎯 Next steps; Detail; Next week"), ("next", "🎯 Next steps; Next week"), ("", "Log")],
-)
-def test_a_section_that_is_not_there_is_answered_with_the_headings(title: str, hint: str) -> None:
-    with pytest.raises(NotFound) as caught:
-        document.section(BODY, title)
-    assert hint in caught.value.hint
-    with pytest.raises(NotFound, match="no section"):
-        document.section("text", title)
-
-
-# ------------------------------------------------------------------ encodings
-
-RUSSIAN = "# Отчёт\r\n\r\nВсё «готово»: проверка прошла, осталось написать письмо.\n"
-FRENCH = "# Résumé\n\nÇa été “vérifié” à Noël, près du château – où est-ce…\r\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "encoding"),
-    [
-        (RUSSIAN, "cp1251"),
-        (RUSSIAN.replace("«", '"').replace("»", '"'), "koi8-r"),
-        (RUSSIAN, "utf-16"),
-        (FRENCH, "cp1252"),
-        (FRENCH, "utf-16"),
-        ("Größe: 5 × 3 ÷ 2 – über Straße\n", "cp1252"),
-        ("temperature 20 °C — “ok”\n", "cp1252"),
-        ("ДОГОВОР\nСТАТУС: ГОТОВ\n", "cp1251"),
-    ],
-)
-def test_legacy_encodings_are_recognised(text: str, encoding: str) -> None:
-    assert document.fix_encoding(text.encode(encoding)).decode() == text
-
-
-@pytest.mark.parametrize(
-    ("text", "wrong"),
-    [
-        ("Größe, ‘x’ café\r\nnaïve … façade\n\tplain <b>&amp;</b>\n", "cp1252"),
-        ("Größe “ok”, ‘x’ café\r\nnaïve … façade\n\tplain <b>&amp;</b>\n", "latin-1"),
-        ("Статус: в работе\r\nпервый этап закончен\n\tplain <b>&amp;</b>\n", "cp1251"),
-    ],
-)
-def test_mojibake_is_undone_and_quotes_and_line_ends_stay(text: str, wrong: str) -> None:
-    fixed = document.fix_encoding(text.encode().decode(wrong).encode())
-    assert fixed.decode() == text
-    assert document.fix_encoding(fixed) == fixed
-
-
-def test_lines_that_are_sound_stay_when_others_are_repaired() -> None:
-    data = "Сохранено\n".encode() + "Проверка прошла\n".encode("cp1251") + "Ёлка\n".encode()
-    assert document.fix_encoding(data).decode() == "Сохранено\nПроверка прошла\nЁлка\n"
-
-
-def test_sound_documents_are_left_alone_by_the_repair() -> None:
-    for name, data in WHOLE:
-        if "mojibake" not in name and len(data) < 20_000:
-            assert document.fix_encoding(data) == data, name
-
-
-# ------------------------------------------------------------------ CASE 23: names
-
-NAMES = [
-    "con.md", "con", "NUL", "com1", "COM¹", "lpt9", "a:b", "dot.", "dots...", "two\nlines", "🔥",
-    "🔥🔥", "שלום עולם", "مرحبا", "../x", "..", ".git/x", ".git", "-rf", "--help", "a/b", "a\\b",
-    "x" * 256, "ж" * 256, "Case", "case", "CASE", "a b", "a-b", "", " ", "session", "a\0b",
-    "~", "$x", "%2e%2e", "\u202egnp.exe", "con-session", "case-0a1b2c", "Проект", "\ud800",
-    "e\u0301", "straße",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("text", "slug"),
-    [
-        ("Session: Web shop", "session-web-shop"),
-        ("Привет, день! 🔥", "privet-den"),
-        ("don't stop", "dont-stop"),
-        ("Größe", "grosse"),
-        ("你好", "nihao"),
-        ("हिन्दी", "hindi"),
-        ("🎉 👩‍👩‍👧 ✅", "session"),
-        ("", "session"),
-        ("con", "con-session"),
-        ("Com¹", "com1-session"),
-        ("../.git/x", "git-x"),
-        ("one two three " * 9, "one-two-three-one-two-three-one-two-three-one"),
-        ("y" * 99, "y" * 48),
-    ],
-)
-def test_case_23_slugs_are_ascii_words(text: str, slug: str) -> None:
-    assert document.slug(text) == slug
-
-
-def test_case_23_different_projects_never_share_a_folder() -> None:
-    folders = {document.folder(unicodedata.normalize("NFC", name)) for name in NAMES}
-    assert len(folders) == len({unicodedata.normalize("NFC", name) for name in NAMES})
-    assert document.folder("web-shop") == "web-shop"
-
-
-def test_case_23_a_folder_name_can_not_be_taken_by_naming_a_project_so() -> None:
-    taken = document.folder("Web Shop")
-    assert taken.startswith("web-shop-")
-    assert document.folder(taken) != taken
-
-
-@given(st.sampled_from(NAMES) | words, st.sampled_from(NAMES) | words)
-@some
-def test_case_23_any_name_gives_a_safe_path(project: str, title: str) -> None:
-    path = document.path_for(project, title, "2026-11-24T06:22:00+00:00", ID.upper())
-    pattern = r"sessions/([a-z0-9]+(?:-[a-z0-9]+)*)/2026/11/2026-11-24-([a-z0-9-]+)-2e3f4a5b\.md"
-    match = re.fullmatch(pattern, path)
-    assert match
-    assert len(path) < 160
-    for part in match.groups():
-        assert not re.fullmatch(r"con|prn|aux|nul|(com|lpt)\d", part)
-    for form in ("NFC", "NFD"):
-        assert document.folder(unicodedata.normalize(form, project)) == match[1]
-
-
-@given(words, st.integers(1, 60))
-@some
-def test_case_23_a_slug_keeps_its_limit(text: str, limit: int) -> None:
-    slug = document.slug(text, limit=limit)
-    assert len(slug) <= limit or slug == "session" or slug.endswith("-session")
-    assert set(slug) <= {*string.ascii_lowercase, *string.digits, "-"}
-
-
-@pytest.mark.parametrize(("created", "id"), [("../..", ID), ("", ID), ("2026-11-24", "../../x")])
-def test_case_23_no_path_is_made_from_a_bad_date_or_id(created: str, id: str) -> None:
-    with pytest.raises(ValueError, match="no path"):
-        document.path_for("p", "t", created, id)
 
 
 # ------------------------------------------------------------------ the corpus itself

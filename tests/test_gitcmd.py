@@ -71,8 +71,8 @@ WORDS: dict[str, tuple[str, str, type[AnnorisError]]] = {
         PolicyRefused,
     ),
     "archived": (
-        "", "ERROR: This repository was archived so it is read-only.\n"
-        "fatal: Could not read from remote repository.", PolicyRefused,
+        "", ("ERROR: This repository was archived so it is read-only.\n"
+        "fatal: Could not read from remote repository."), PolicyRefused,
     ),
     "checked out": (f"{REJECTED}(branch is currently checked out)", "", PolicyRefused),
     "secret": (f"{REJECTED}(push declined due to repository rule violations)", SECRET,
@@ -84,24 +84,24 @@ WORDS: dict[str, tuple[str, str, type[AnnorisError]]] = {
         "", "fatal: could not read Username for 'https://github.com': terminal prompts disabled",
         AuthRefused,
     ),
-    "403": ("", f"remote: Write access to repository not granted.\nfatal: unable to access "
-            f"'{URL}/': The requested URL returned error: 403", AuthRefused),
+    "403": ("", (f"remote: Write access to repository not granted.\nfatal: unable to access "
+            f"'{URL}/': The requested URL returned error: 403"), AuthRefused),
     "old password": (
-        "", "remote: Support for password authentication was removed on August 13, 2021.\n"
-        f"fatal: Authentication failed for '{URL}/'", AuthRefused,
+        "", ("remote: Support for password authentication was removed on August 13, 2021.\n"
+        f"fatal: Authentication failed for '{URL}/'"), AuthRefused,
     ),
     "single sign-on": (
-        "", "remote: The `acme' organization has enabled or enforced SAML SSO.\n"
-        f"fatal: unable to access '{URL}/': The requested URL returned error: 403", AuthRefused,
+        "", ("remote: The `acme' organization has enabled or enforced SAML SSO.\n"
+        f"fatal: unable to access '{URL}/': The requested URL returned error: 403"), AuthRefused,
     ),
-    "ssh key": ("", "git@github.com: Permission denied (publickey).\n"
-                "fatal: Could not read from remote repository.", AuthRefused),
+    "ssh key": ("", ("git@github.com: Permission denied (publickey).\n"
+                "fatal: Could not read from remote repository."), AuthRefused),
     "ssh, another's repository": (
-        "", "ERROR: Permission to me/sessions.git denied to somebody.\n"
-        "fatal: Could not read from remote repository.", AuthRefused,
+        "", ("ERROR: Permission to me/sessions.git denied to somebody.\n"
+        "fatal: Could not read from remote repository."), AuthRefused,
     ),
-    "host key": ("", "Host key verification failed.\n"
-                 "fatal: Could not read from remote repository.", AuthRefused),
+    "host key": ("", ("Host key verification failed.\n"
+                 "fatal: Could not read from remote repository."), AuthRefused),
     "404": ("", f"remote: Repository not found.\nfatal: repository '{URL}/' not found",
             RemoteRefused),
     "ssh 404": ("", "ERROR: Repository not found.\nfatal: Could not read from remote repository.",
@@ -110,21 +110,21 @@ WORDS: dict[str, tuple[str, str, type[AnnorisError]]] = {
                        RemoteRefused),
     "no such name": ("", f"fatal: unable to access '{URL}/': Could not resolve host: github.com",
                      RemoteUnreachable),
-    "refused": ("", f"fatal: unable to access '{URL}/': Failed to connect to github.com port 443 "
-                "after 2 ms: Couldn't connect to server", RemoteUnreachable),
+    "refused": ("", (f"fatal: unable to access '{URL}/': Failed to connect to github.com port 443 "
+                "after 2 ms: Couldn't connect to server"), RemoteUnreachable),
     "503": ("", f"fatal: unable to access '{URL}/': The requested URL returned error: 503",
             RemoteUnreachable),
     "429": ("", f"fatal: unable to access '{URL}/': The requested URL returned error: 429",
             RemoteUnreachable),
-    "hung up": ("", "error: RPC failed; curl 56 Recv failure: Connection reset by peer\n"
-                "fatal: the remote end hung up unexpectedly", RemoteUnreachable),
-    "too slow": ("", f"fatal: unable to access '{URL}/': Operation too slow. Less than 100 "
-                 "bytes/sec transferred the last 15 seconds", RemoteUnreachable),
-    "certificate": ("", f"fatal: unable to access '{URL}/': SSL certificate problem: "
-                    "self-signed certificate", RemoteUnreachable),
+    "hung up": ("", ("error: RPC failed; curl 56 Recv failure: Connection reset by peer\n"
+                "fatal: the remote end hung up unexpectedly"), RemoteUnreachable),
+    "too slow": ("", (f"fatal: unable to access '{URL}/': Operation too slow. Less than 100 "
+                 "bytes/sec transferred the last 15 seconds"), RemoteUnreachable),
+    "certificate": ("", (f"fatal: unable to access '{URL}/': SSL certificate problem: "
+                    "self-signed certificate"), RemoteUnreachable),
     "server error": (f"{REJECTED}(Internal Server Error)", "", RemoteUnreachable),
-    "ssh down": ("", "ssh: connect to host github.com port 22: Connection refused\n"
-                 "fatal: Could not read from remote repository.", RemoteUnreachable),
+    "ssh down": ("", ("ssh: connect to host github.com port 22: Connection refused\n"
+                 "fatal: Could not read from remote repository."), RemoteUnreachable),
     "our disk": ("", "fatal: write error: No space left on device", StorageError),
     "their disk": (f"{REJECTED}(unpacker error)",
                    "remote: fatal: write error: No space left on device", RemoteUnreachable),

@@ -15,9 +15,11 @@ def doctor(json: Json = False, quiet: Quiet = False) -> None:
     \b
     annoris doctor
     """
+    from annoris import upkeep
+
     output = speak(json, quiet)
     with output.working("looking"):
-        ailments = archive().ailments()
+        ailments = upkeep.ailments(archive())
     if json:
         output.emit(findings=[asdict(ailment) for ailment in ailments])
     else:

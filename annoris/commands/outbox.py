@@ -29,10 +29,12 @@ def outbox(context: typer.Context, json: Json = False, quiet: Quiet = False) -> 
 def retry(key: Key, json: Json = False, quiet: Quiet = False) -> None:
     """Put a document that was set aside back into the queue and deliver."""
     where = archive()
+    from annoris import upkeep
+
     where.outbox.retry(where.outbox.find(key))
     output = speak(json, quiet)
     with output.working("delivering"):
-        report = where.sync()
+        report = upkeep.sync(where)
     output.report(report)
 
 
@@ -42,7 +44,7 @@ def drop(key: Key, json: Json = False, quiet: Quiet = False) -> None:
     where = archive()
     draft = where.outbox.find(key)
     where.outbox.drop(draft)
-    where.publisher.overlay()
+    where.follower.overlay()
     output = speak(json, quiet)
     if json:
         output.emit(dropped=key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,7 @@ from annoris.commands import InProject, Json, Quiet, archive, exit_code, speak
 from annoris.errors import DocumentRefused, UsageError
 
 if TYPE_CHECKING:
-    from annoris.archive import Source
+    from annoris.intake import Source
 
 
 def save(
@@ -52,7 +51,7 @@ def save(
     annoris save --name auth-refactor notes.md
     pbpaste | annoris save -
     """
-    from annoris.archive import SaveOptions
+    from annoris.intake import SaveOptions
 
     where = archive()
     limit = where.settings.save.max_bytes
@@ -79,17 +78,13 @@ def save(
 
 def _read(name: str, limit: int) -> Source:
     """A file's bytes; one byte more than allowed at the most."""
-    from annoris.archive import Source
+    from annoris.intake import Source
 
     try:
         if name == "-":
             return Source("stdin", sys.stdin.buffer.read(limit + 1))
         with open(os.open(name, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             about = os.fstat(file.fileno())
-            if stat.S_ISDIR(about.st_mode):
-                raise UsageError(
-                    f"{name}: is a folder", hint=f"annoris save {name.rstrip('/')}/*.md"
-                )
             if about.st_size > limit:
                 raise DocumentRefused(
                     f"{name}: {about.st_size:,} bytes are more than the {limit:,} allowed",
@@ -97,6 +92,10 @@ def _read(name: str, limit: int) -> Source:
                 )
             os.set_blocking(file.fileno(), True)
             return Source(name, file.read(limit + 1), os.path.realpath(name))
+    except IsADirectoryError:
+        raise UsageError(
+            f"{name}: is a folder", hint=f"annoris save {name.rstrip('/')}/*.md"
+        ) from None
     except OSError as error:
         raise UsageError(
             f"{name}: {error.strerror or error}", hint="check the file name"

@@ -13,9 +13,10 @@ def status(json: Json = False, quiet: Quiet = False) -> None:
     \b
     annoris status
     """
+    from annoris import upkeep
     from annoris.console import ago
 
-    found = archive().status()
+    found = upkeep.status(archive())
     waiting = f"{found.waiting} waiting" + (f", {found.aside} set aside" if found.aside else "")
     newest = f"{found.newest.title} ({ago(found.newest.saved)})" if found.newest else "none yet"
     speak(json, quiet).facts(

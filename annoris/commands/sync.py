@@ -21,8 +21,10 @@ def sync(
     \b
     annoris sync
     """
+    from annoris import upkeep
+
     output = speak(json, quiet)
     with output.working("syncing"):
-        report = archive().sync(force=force)
+        report = upkeep.sync(archive(), force=force)
     output.report(report)
     raise typer.Exit(exit_code([*report.conflicts, *report.set_aside]))

@@ -29,12 +29,13 @@ from annoris import cli, commands, gitcmd
 from annoris.archive import Archive
 from annoris.breaker import Breaker
 from annoris.catalog import Catalog
+from annoris.follow import Follower
 from annoris.master import Master
 from annoris.outbox import Outbox
 from annoris.publish import Publisher
 from tests.support.machine import Machine, Ran
 
-CLASSES: tuple[type, ...] = (Outbox, Master, Catalog, Publisher, Breaker, Archive)
+CLASSES: tuple[type, ...] = (Outbox, Master, Catalog, Follower, Publisher, Breaker, Archive)
 
 # Reviewed: the public methods that change something on this machine or on master …
 EFFECTS = {
@@ -43,10 +44,10 @@ EFFECTS = {
     "Master.create", "Master.accept", "Master.commit", "Master.merge", "Master.push",
     "Master.fetch", "Master.maintain", "Master.claim",
     "Catalog.apply", "Catalog.overlay", "Catalog.reopen",
-    "Publisher.fetch", "Publisher.mark_checked", "Publisher.refresh", "Publisher.overlay",
-    "Publisher.flush", "Publisher.join",
+    "Follower.fetch", "Follower.mark_checked", "Follower.refresh", "Follower.overlay",
+    "Publisher.flush",
     "Breaker.failed", "Breaker.succeeded",
-    "Archive.save", "Archive.delete", "Archive.load", "Archive.sync", "Archive.look",
+    "Archive.save", "Archive.delete", "Archive.load", "Archive.look", "Archive.flush", "Archive.remember",
 }  # fmt: skip
 # … and those that only read, or have no effects but through one of the above.
 READS = {
@@ -60,11 +61,10 @@ READS = {
     "Catalog.at", "Catalog.base", "Catalog.named", "Catalog.prefixed", "Catalog.newest",
     "Catalog.list", "Catalog.count", "Catalog.search", "Catalog.projects", "Catalog.twin",
     "Catalog.entries", "Catalog.near",
-    "Publisher.checked",
+    "Follower.checked", "Follower.must_be_ours",
     "Breaker.blocked", "Breaker.state",
     "Archive.find", "Archive.default_project", "Archive.sessions", "Archive.search",
-    "Archive.projects", "Archive.history", "Archive.diff", "Archive.status",
-    "Archive.ailments", "Archive.checked",
+    "Archive.projects", "Archive.history", "Archive.diff", "Archive.checked",
 }  # fmt: skip
 _CALLS = ("fsync", "replace", "unlink")
 _WRITING = ("init", "fast-import", "push", "fetch", "update-ref", "gc")

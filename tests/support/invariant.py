@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from annoris import document
+from annoris import document, upkeep
 from tests.support.githttp import files
 from tests.support.machine import Machine
 
@@ -52,7 +52,7 @@ def holds(
 def _sync(machine: Machine) -> None:
     archive = machine.archive()
     try:
-        report = archive.sync()
+        report = upkeep.sync(archive)
     finally:
         archive.catalog.close()
     assert report.queued == 0, f"{machine.folder.name} still queues {report.queued}"

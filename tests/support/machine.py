@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from annoris.archive import Archive, SaveOptions, Source
+from annoris.archive import Archive
 from annoris.bootstrap import open_archive
+from annoris.intake import SaveOptions, Source
 from annoris.model import Receipt
 from annoris.settings import load
 

@@ -1,0 +1,196 @@
+"""Following master: fetch, and the catalog that shows its tip and the outbox over it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+
+from annoris import plan
+from annoris.catalog import Catalog, Row
+from annoris.errors import MasterShrunk, RemoteRefused, StorageError
+from annoris.master import Master
+from annoris.model import Deadline, Session
+from annoris.outbox import Outbox
+
+
+class Follower:
+    def __init__(self, master: Master, catalog: Catalog, outbox: Outbox) -> None:
+        self.master = master
+        self.catalog = catalog
+        self.outbox = outbox
+
+    def fetch(self, deadline: Deadline, *, force: bool = False) -> None:
+        """Make the clone know master's tip. The caller holds the lock.
+
+        Raises MasterShrunk, with nothing changed, when master lost more than a fifth of its
+        sessions and ``force`` is not set; RemoteRefused and RemoteUnreachable as git says.
+        """
+        before = self.master.tip()
+        self.must_be_ours(before)
+        found = self.master.fetch(deadline)
+        if found != before:
+            if before and not force:
+                self._guard(before, found)
+            self.master.accept(found)
+        self.mark_checked()
+
+    def mark_checked(self) -> None:
+        """Remember that this very master was asked just now, and that the clone is of it."""
+        with open(self._checked_path(), "w", encoding="ascii"):
+            pass
+        self.master.claim()
+
+    def checked(self) -> float:
+        """When master was last asked, in seconds since the epoch; 0 for never."""
+        if self.master.embedded:
+            return time.time()
+        try:
+            return os.stat(self._checked_path()).st_mtime if self.master.claimed() else 0.0
+        except FileNotFoundError:
+            return 0.0
+
+    def refresh(self) -> None:
+        """Make the catalog show the tip that this machine knows, and the outbox over it."""
+        tip, identity = self.master.tip(), self.master.identity
+        known = self.catalog.commit if self.catalog.master == identity else ""
+        if known != tip or self.catalog.master != identity:
+            self._project(known, tip)
+        if self.catalog.overlay_keys() != self.outbox.waiting():
+            self.overlay()
+
+    def _checked_path(self) -> str:
+        return f"{self.master.folder}.checked"
+
+    def must_be_ours(self, tip: str) -> None:
+        """Refuse to mix what another master gave this machine with the one it is told to use."""
+        if tip and not self.master.embedded and self.master.claimed() is False:
+            raise RemoteRefused(
+                f"what this machine holds was not saved to {self.master.remote} "
+                f"({self.master.branch}); nothing was changed",
+                hint=f"to take it there: annoris init --remote {self.master.remote} --move",
+            )
+
+    def _guard(self, before: str, found: str) -> None:
+        have = self.master.tree(before)
+        changes = self.master.diff(before, found) if found else plan.changes(have, {})
+        if not plan.shrinks(len(have), plan.vanishing(have, changes, set())):
+            return
+        deliberate = self.master.deliberate(before, found) if found else set()
+        lost = plan.vanishing(have, changes, deliberate)
+        if plan.shrinks(len(have), lost):
+            gone = (
+                f"has no branch {self.master.branch} any more"
+                if not found
+                else (f"lost {lost} of {len(have)} sessions")
+            )
+            raise MasterShrunk(
+                f"{self.master.remote} {gone}; nothing here was changed",
+                hint="if that is meant, accept it with: annoris sync --force; if not, give it "
+                f"back with: git --git-dir={self.master.folder} push --force "
+                f"{self.master.remote} {self.master.branch}",
+                details={"lost": lost, "of": len(have)},
+            )
+
+    def _project(self, known: str, tip: str) -> None:
+        """Bring layer 0 of the catalog from one commit to another."""
+        identity = self.master.identity
+        try:
+            changes = self.master.diff(known, tip) if known and tip else []
+        except StorageError:  # a clone that was made anew may never have seen that commit
+            known = ""
+        if not (known and tip):
+            changes = plan.changes({}, self.master.tree(tip))
+        wanted: dict[str, list[str]] = {}
+        for change in changes:
+            if change.oid:
+                wanted.setdefault(change.oid, []).append(change.path)
+        self.catalog.apply(
+            commit=tip,
+            master=identity,
+            replace_all=not (known and tip),
+            upserts=self._rows(wanted, known),
+            removals=[change.path for change in changes if not change.oid],
+        )
+
+    def _rows(self, wanted: dict[str, list[str]], since: str) -> Iterator[Row]:
+        """Rows for blobs, those whose time only git knows (edited by hand) in groups."""
+        by_hand: dict[str, Row] = {}
+        for oid, data in self.master.blobs(wanted):
+            for path in wanted[oid]:
+                row = make_row(path, oid, data)
+                if row.session.saved:
+                    yield row
+                    continue
+                by_hand[path] = row
+                if len(by_hand) >= 2000:
+                    yield from self._dated(by_hand, since)
+                    by_hand = {}
+        yield from self._dated(by_hand, since)
+
+    def _dated(self, rows: dict[str, Row], since: str) -> Iterator[Row]:
+        times = self.master.changed_at(rows, since)
+        for path, row in rows.items():
+            when = times.get(path, "1970-01-01T00:00:00Z")
+            created = row.session.created or when
+            yield replace(row, session=replace(row.session, saved=when, created=created))
+
+    def overlay(self) -> None:
+        """Show what is only here (waiting, or set aside) over what master holds."""
+        rows, deleted = [], []
+        waiting, _ = self.outbox.read()
+        for draft in [draft for draft, _ in self.outbox.aside()] + waiting:
+            if draft.op == "delete":
+                deleted.append((draft.id, draft.key))
+                continue
+            row = make_row(draft.path, "", draft.data)
+            rows.append(replace(row, session=replace(row.session, id=draft.id, pending=draft.key)))
+        self.catalog.overlay(rows, deleted)
+
+
+def make_row(path: str, oid: str, data: bytes) -> Row:
+    """A file on master as a catalog row. ``saved`` is empty when only git knows the time."""
+    from annoris import document  # noqa: PLC0415 - nothing new on master, nothing to read
+
+    meta = document.inspect(data)
+    etag = document.etag(data)
+    body = document.split(data)[1]
+    fallback = id_of(path)
+    session = Session(
+        id=meta.id or fallback,
+        path=path,
+        oid=oid,
+        project=meta.project or _project_of(path),
+        name=meta.name,
+        title=meta.title,
+        status=meta.status,
+        priority=meta.priority,
+        created=meta.created,
+        saved=meta.saved if meta.etag == etag else "",
+        size=len(data),
+        etag=etag,
+        literal=meta.etag,
+        body_md5=document.body_md5(body),
+    )
+    return Row(session=session, fallback=fallback, text=body.decode(errors="replace"))
+
+
+def id_of(path: str) -> str:
+    """The UUIDv5 of a path, whose name need not be UTF-8: the id of a file that says none."""
+    name = uuid.NAMESPACE_URL.bytes + f"annoris:{path}".encode(errors="surrogateescape")
+    digest = hashlib.sha1(name, usedforsecurity=False).digest()
+    return str(uuid.UUID(bytes=digest[:16], version=5))
+
+
+def oid_of(data: bytes) -> str:
+    """The git blob id of bytes."""
+    return hashlib.sha1(b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
+
+
+def _project_of(path: str) -> str:
+    """The project of a file that names none: its folder below sessions/, else its top folder."""
+    parts = path.removeprefix("sessions/").split("/")
+    return parts[0] if len(parts) > 1 else "default"

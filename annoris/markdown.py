@@ -1,0 +1,150 @@
+"""The structure of a body: what is wrong with it, one section of it, an excerpt of it.
+
+Pure. The only user of markdown_it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from itertools import pairwise
+
+from annoris import encoding
+from annoris.document import Mark, lined, newlines, outline, plain
+from annoris.errors import NotFound
+from annoris.model import Document, Problem
+
+PARSER_LIMIT = 1_000_000  # characters; a Markdown parser takes minutes for 10 MB
+
+
+def check(document: Document, *, required: tuple[str, ...] = ()) -> tuple[Problem, ...]:
+    """Warnings about a document's structure, in the order of the file's lines.
+
+    Rules: no-h1, unclosed-fence, skipped-heading, missing-section (``required`` titles,
+    compared without case, emoji and punctuation), mojibake, conflict-marker. A real Markdown
+    parser decides, or above ``PARSER_LIMIT`` a scan of the lines.
+    """
+    above = newlines(document.front)
+    text = lined(document.body.decode("utf-8", "replace"))
+    marks = list(outline(text) if len(text) > PARSER_LIMIT else _parsed(text))
+    found = [
+        *_structure(marks),
+        *_missing(marks, required),
+        *_conflicts(text),
+        *_mojibake(document.body),
+    ]
+    moved = (Problem(p.rule, p.message, p.line + above if p.line else 0) for p in found)
+    return tuple(sorted(moved, key=lambda problem: problem.line))
+
+
+def section(body: str, title: str) -> str:
+    """The part under the heading that fits ``title``, heading included, verbatim.
+
+    It reaches to the next heading of the same or a higher level. A heading fits exactly,
+    else without case, emoji and punctuation, else as the only one that begins so. Raises
+    NotFound, its hint listing the headings.
+    """
+    marks = [(line, level, plain(raw)) for line, level, raw in outline(lined(body)) if level]
+    place = _fitting([text for _, _, text in marks], title)
+    line, level, _ = marks[place]
+    end = next((n for n, other, _ in marks[place + 1 :] if other <= level), None)
+    lines = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", body)
+    return "".join(lines[line - 1 : end and end - 1])
+
+
+def _fitting(headings: list[str], title: str) -> int:
+    if title.strip() in headings:
+        return headings.index(title.strip())
+    wanted = _folded(title)
+    folded = [_folded(heading) for heading in headings]
+    if wanted and wanted in folded:
+        return folded.index(wanted)
+    starts = [n for n, heading in enumerate(folded) if wanted and heading.startswith(wanted)]
+    if len(starts) != 1:
+        what = "several sections begin" if starts else "no section begins"
+        listed = [headings[n] for n in starts] or headings[:30]
+        raise NotFound(
+            f"{what} with {title!r}",
+            hint="the headings are: " + "; ".join(listed) if listed else "there are no headings",
+        )
+    return starts[0]
+
+
+def _folded(text: str) -> str:
+    """A heading for comparison: without case, emoji and punctuation."""
+    return " ".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold()))
+
+
+def _parsed(text: str) -> Iterator[Mark]:
+    """The same as ``outline``, by a CommonMark parser."""
+    from markdown_it import MarkdownIt  # noqa: PLC0415
+
+    lines = text.split("\n")
+    tokens = MarkdownIt("commonmark").disable("inline").parse(text)
+    for token, content in zip(tokens, [*tokens[1:], None], strict=True):
+        first, last = token.map or (0, 0)
+        if token.type == "heading_open" and token.level == 0 and content:
+            yield first + 1, int(token.tag[1]), content.content
+        elif token.type == "fence":
+            end = lines[last - 1].lstrip("> \t").rstrip()
+            closed = last - first > 1 and end.startswith(token.markup) and len({*end}) == 1
+            if not closed:
+                yield first + 1, 0, ""
+
+
+def _structure(marks: list[Mark]) -> Iterator[Problem]:
+    headings = [mark for mark in marks if mark[1]]
+    if not any(level == 1 for _, level, _ in headings):
+        yield Problem("no-h1", "there is no title: begin the document with a line '# Title'")
+    for line, level, _ in marks:
+        if not level:
+            yield Problem("unclosed-fence", "the code fence opened here is never closed", line)
+    for (_, before, _), (line, level, raw) in pairwise(headings):
+        if level > before + 1:
+            text = f"'{plain(raw)}' is a heading of level {level} right below level {before}"
+            yield Problem("skipped-heading", text, line)
+
+
+def _missing(marks: list[Mark], required: tuple[str, ...]) -> Iterator[Problem]:
+    there = {_folded(plain(raw)) for _, level, raw in marks if level}
+    for title in required:
+        if _folded(title) not in there:
+            yield Problem("missing-section", f"there is no section '{title}'")
+
+
+def _conflicts(text: str) -> Iterator[Problem]:
+    opened = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        if line == "<" * 7 or line.startswith("<" * 7 + " "):
+            opened = opened or number
+        elif opened and (line == ">" * 7 or line.startswith(">" * 7 + " ")):
+            yield Problem(
+                "conflict-marker", "an unresolved merge conflict: <<<<<<< to >>>>>>>", opened
+            )
+            opened = 0
+
+
+def _mojibake(body: bytes) -> Iterator[Problem]:
+    if line := encoding.mojibake(body):
+        text = "text that was decoded wrongly (mojibake): save it with --fix-encoding"
+        yield Problem("mojibake", text, line)
+
+
+def clip(text: str, limit: int) -> str:
+    """At most ``limit`` characters, the last line saying how many were left out.
+
+    The cut is at the end of a paragraph, else of a line, where one ends in the second half.
+    """
+    if len(text) <= limit:
+        return text
+    room = limit - len(_left_out(len(text)))
+    if room < 0:
+        return text[: max(limit, 0)]
+    cuts = (text.rfind(end, 0, room + 1) for end in ("\n\n", "\n"))
+    cut = next((cut for cut in cuts if cut > room // 2), room)
+    return text[:cut] + _left_out(len(text) - cut)
+
+
+def _left_out(count: int) -> str:
+    return f"\n\n[… {count} more characters are left out]"

@@ -1,0 +1,130 @@
+"""Keeping up with master: sync, where one stands, what is wrong with this installation."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from annoris.archive import Archive
+from annoris.errors import (
+    AnnorisError,
+    Locked,
+    Queued,
+    RemoteRefused,
+    RemoteUnreachable,
+    StorageError,
+)
+from annoris.model import Ailment, Deadline, Report, Standing
+
+
+def sync(archive: Archive, *, force: bool = False) -> Report:
+    """Flush the outbox, fetch, and make the catalog show master.
+
+    Raises Locked, MasterShrunk, RemoteRefused, StorageError; Queued when master can't be
+    reached and something waits here, else RemoteUnreachable.
+    """
+    started = time.monotonic()
+    archive.master.create()
+    limits = archive.settings.master
+    before = archive.master.tip()
+    try:
+        with archive.master.lock(Deadline(1.0)):
+            archive.follower.fetch(Deadline(limits.push_seconds), force=force)
+            count = archive.catalog.count()
+            archive.follower.refresh()
+    except RemoteUnreachable as error:
+        archive.remember(error)
+        raise _undelivered(archive, error) from error
+    outcome = archive.flush()
+    receipts = list(outcome.receipts.values())
+    if isinstance(outcome.error, RemoteUnreachable):
+        raise _undelivered(archive, outcome.error)
+    if isinstance(outcome.error, (Locked, RemoteRefused, StorageError)):
+        raise outcome.error
+    return Report(
+        pushed=sum(item.state in ("master", "conflict") for item in receipts),
+        queued=len(archive.outbox.read()[0]),
+        conflicts=tuple({i.id: i for i in receipts if i.state == "conflict"}.values()),
+        set_aside=tuple(item for item in receipts if item.state == "refused"),
+        before=before,
+        after=archive.master.tip(),
+        changed=0,
+        removed=max(0, count - archive.catalog.count()),
+        sessions=archive.catalog.count(),
+        milliseconds=round((time.monotonic() - started) * 1000),
+    )
+
+
+def _undelivered(archive: Archive, error: RemoteUnreachable) -> AnnorisError:
+    waiting = len(archive.outbox.read()[0])
+    if not waiting:
+        return error
+    return Queued(f"{error.message}; {waiting} waiting here, safe", hint=error.hint)
+
+
+def status(archive: Archive) -> Standing:
+    """Where one stands, without waiting for master any longer than a load would."""
+    stale = archive.look()
+    drafts, _ = archive.outbox.read()
+    project = archive.default_project()
+    return Standing(
+        project=project,
+        newest=archive.catalog.newest(project),
+        sessions=archive.catalog.count(),
+        projects=len(archive.catalog.projects()),
+        master=archive.master.remote or archive.master.folder,
+        branch=archive.master.branch,
+        tip=archive.master.tip(),
+        checked=archive.checked(),
+        stale=stale,
+        waiting=len(drafts),
+        oldest_waiting=drafts[0].at if drafts else "",
+        aside=len(archive.outbox.aside()),
+        data=archive.settings.data_dir,
+        config=archive.settings.source,
+    )
+
+
+def ailments(archive: Archive) -> list[Ailment]:
+    """What is wrong with this installation."""
+    found = []
+    drafts, damaged = archive.outbox.read()
+    found += [
+        Ailment(f"{path} is damaged", "look at it: its text is readable; then remove it")
+        for path in damaged
+    ]
+    if archive.settings.source and archive.settings.master.token:
+        mode = os.stat(archive.settings.source).st_mode
+        if mode & 0o077:
+            found.append(
+                Ailment(
+                    f"{archive.settings.source} may be read by others",
+                    f"chmod 600 {archive.settings.source}",
+                )
+            )
+    if archive.master.exists() and (broken := archive.master.check()):
+        found.append(
+            Ailment(f"the clone is damaged: {broken.splitlines()[0]}", archive.master.mend)
+        )
+    if not archive.master.embedded:
+        try:
+            tips, default = archive.master.branches(Deadline(10))
+            if tips and archive.master.branch not in tips:
+                found.append(
+                    Ailment(
+                        f"{archive.master.remote} has no branch {archive.master.branch}",
+                        f"annoris init --remote {archive.master.remote} --branch {default}",
+                    )
+                )
+        except AnnorisError as error:
+            found.append(Ailment(error.message, error.hint))
+    if drafts:
+        found.append(Ailment(f"{len(drafts)} documents are not on master yet", "annoris sync"))
+    found += [
+        Ailment(
+            f"{draft.title or draft.path} was refused: {reason}",
+            f"annoris outbox retry {draft.key}",
+        )
+        for draft, reason in archive.outbox.aside()
+    ]
+    return found
