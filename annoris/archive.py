@@ -165,7 +165,7 @@ class Archive:
         deadline = Deadline(self.settings.master.push_seconds)
         try:
             outcome = Publisher(self.follower).flush(deadline, mine=mine)
-        except (Locked, StorageError) as error:
+        except AnnorisError as error:  # whatever it is, the drafts are kept
             outcome = Outcome(error=error)
             for key in mine:
                 if receipt := self.outbox.answered(key):

@@ -43,7 +43,7 @@ class _Lazy(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = dict.fromkeys(_COMMANDS)  # type: ignore[arg-type]  # for suggestions
+        self.commands = dict.fromkeys(_COMMANDS)  # type: ignore[assignment]  # to suggest
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(_COMMANDS)

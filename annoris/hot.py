@@ -1,0 +1,705 @@
+"""The hot cache: a PostgreSQL projection of master, and the log of what was run. The only psycopg.
+
+It can be dropped at any time. It sees no plaintext: content is an envelope that the caller has
+sealed. Every method is one transaction, and but for bulk writing one round trip; settings go
+along inside it (``SET LOCAL``), so that a pooler between transactions does no harm.
+
+Methods raise TierDown when the server does not answer in time or can't work now, StorageError
+when it refuses for good (permissions, the schema, a value), and ConfigError for a URL that is
+none. One Hot belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+from annoris.errors import AnnorisError, ConfigError, StorageError, TierDown
+from annoris.model import Cached, Deadline, Held, Project, Run, Session
+
+if TYPE_CHECKING:
+    import psycopg
+
+    Connection = psycopg.Connection[tuple[Any, ...]]
+    Cursor = psycopg.Cursor[tuple[Any, ...]]
+
+VERSION = 1  # of sql/hot.sql; tables of an older version are thrown away
+
+_FEW = 50  # rows that go as parameters of one statement; more go by COPY
+_CHUNK = 50  # contents that are held in memory
+_MATCHES = 10
+_WIDTH = 255  # of VARCHAR columns
+
+# What libpq notices of a dead peer; the deadline of a call comes first where that is shorter.
+_DEFAULTS = {
+    "application_name": "annoris",
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+
+_BEGIN = """
+SELECT set_config('search_path', %s, true), set_config('statement_timeout', %s, true),
+    set_config('lock_timeout', %s, true),
+    set_config('idle_in_transaction_session_timeout', %s, true)
+"""
+# Divides by zero on tables of another version, which ends the transaction before it does harm.
+_CHECK = "SELECT 1 / (version = %s)::int FROM state"
+
+_DROP = "DROP TABLE state, sessions, projects; DROP FUNCTION IF EXISTS touch(uuid)"
+
+# Columns as they are written, with their types; ``_record`` gives the values.
+_COLUMNS = {
+    "id": "text",
+    "project": "text",
+    "name": "text",
+    "title": "text",
+    "file_path": "text",
+    "content": "text",
+    "checksum": "text",
+    "github_sha": "text",
+    "priority": "text",
+    "status": "text",
+    "created_at": "text",
+    "updated_at": "text",
+    "size": "int8",
+    "etag": "text",
+    "literal": "text",
+    "body_md5": "text",
+    "position": "int8",
+}
+_CASTS = {"id": "::uuid", "created_at": "::timestamptz", "updated_at": "::timestamptz"}
+_PLAIN = [name for name in _COLUMNS if name not in ("id", "content", "position")]
+
+_INCOMING = "CREATE TEMP TABLE incoming ({}) ON COMMIT DROP".format(
+    ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
+)
+_COPY = "COPY incoming FROM STDIN (FORMAT BINARY)"
+_PARAMETERS = "unnest({}) AS incoming ({})".format(
+    ", ".join(f"%({name})s::{kind}[]" for name, kind in _COLUMNS.items()), ", ".join(_COLUMNS)
+)
+
+# Rows are locked in the order of their ids, so that two writers never wait for each other.
+_UPSERT = f"""
+INSERT INTO sessions AS held ({", ".join(_COLUMNS)}, accessed_at, synced_at)
+SELECT DISTINCT ON (incoming.id) {
+    ", ".join(f"incoming.{name}{_CASTS.get(name, '')}" for name in _COLUMNS)
+}, CASE WHEN %(loaded)s THEN now() END, now()
+FROM {{source}} ORDER BY incoming.id, incoming.position DESC
+ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _PLAIN)},
+    content = CASE
+        WHEN excluded.content IS NULL AND held.github_sha = excluded.github_sha THEN held.content
+        ELSE excluded.content
+    END,
+    position = excluded.position, accessed_at = COALESCE(excluded.accessed_at, held.accessed_at),
+    synced_at = now(), deleted_at = NULL
+WHERE %(force)s OR held.position < excluded.position OR (
+    held.position = excluded.position AND held.github_sha = excluded.github_sha
+    AND held.deleted_at IS NULL AND (
+        held.content IS NULL AND excluded.content IS NOT NULL
+        OR ({", ".join(f"held.{name}" for name in _PLAIN)})
+            IS DISTINCT FROM ({", ".join(f"excluded.{name}" for name in _PLAIN)})
+    )
+)
+"""  # noqa: S608 - constants only
+
+# What was never here gets a tombstone too: the one who saved it may be late.
+_REMOVE = """
+INSERT INTO sessions AS held (id, position, synced_at, deleted_at)
+SELECT gone.id::uuid, max(gone.position), now(), now()
+FROM unnest(%(ids)s::text[], %(positions)s::int8[]) AS gone (id, position)
+GROUP BY gone.id ORDER BY gone.id
+ON CONFLICT (id) DO UPDATE SET content = NULL, position = excluded.position, synced_at = now(),
+    deleted_at = COALESCE(held.deleted_at, now())
+WHERE %(force)s OR held.position < excluded.position
+    OR held.position = excluded.position AND held.deleted_at IS NULL
+"""
+_ADVANCE = """
+UPDATE state SET commit = %(commit)s, position = %(position)s,
+    master = COALESCE(NULLIF(%(master)s, ''), master)
+WHERE %(force)s OR position <= %(position)s
+"""
+
+_ISO = "COALESCE(to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), '')"
+_READ = ", ".join(
+    {"id": "id::text", "created_at": _ISO.format(name), "updated_at": _ISO.format(name)}.get(
+        name, name
+    )
+    for name in _COLUMNS
+)
+_NEWEST = "ORDER BY updated_at DESC NULLS LAST, id DESC"
+_FIND = f"""
+SELECT {_READ}, touch(id) FROM (
+    SELECT * FROM sessions WHERE {{where}} AND deleted_at IS NULL {_NEWEST} LIMIT {{limit}}
+) AS found {_NEWEST}
+"""  # noqa: S608 - constants only
+_PREFIXED = """
+(
+    id BETWEEN %(low)s AND %(high)s AND id::text LIKE %(prefix)s || '%%'
+    OR right(id::text, 8) COLLATE "C" >= %(prefix)s
+        AND right(id::text, 8) COLLATE "C" < %(prefix)s || 'g'
+)
+"""
+_ENTRIES = """
+SELECT id::text, file_path, github_sha, position, content IS NOT NULL, deleted_at IS NOT NULL
+FROM sessions
+"""
+_CONTENTS = f"""
+SELECT {_READ} FROM sessions WHERE id = ANY(%s::uuid[]) AND deleted_at IS NULL
+"""  # noqa: S608 - constants only
+_COUNT = "SELECT count(*) FROM sessions WHERE deleted_at IS NULL"
+# Rows that somebody is writing are not old.
+_EVICT = """
+UPDATE sessions SET content = NULL WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM sessions
+    WHERE content IS NOT NULL AND COALESCE(GREATEST(updated_at, accessed_at), synced_at)
+        < now() - make_interval(days => %s)
+    FOR NO KEY UPDATE SKIP LOCKED
+))
+"""
+
+# A project that got another name keeps its id: the row of the old name makes way.
+_RENAMED = """
+DELETE FROM projects USING unnest(%(id)s::text[], %(name)s::text[]) AS incoming (id, name)
+WHERE projects.id::text = incoming.id AND projects.name <> incoming.name
+"""
+_PROJECTS = """
+INSERT INTO projects AS held (id, name, status, priority, target_revenue, current_revenue)
+SELECT COALESCE(NULLIF(incoming.id, '')::uuid, known.id, gen_random_uuid()), incoming.name,
+    incoming.status, incoming.priority, incoming.target::numeric, incoming.current::numeric
+FROM unnest(%(id)s::text[], %(name)s::text[], %(status)s::text[], %(priority)s::text[],
+    %(target)s::text[], %(current)s::text[])
+    AS incoming (id, name, status, priority, target, current)
+LEFT JOIN projects AS known ON known.name = incoming.name
+ORDER BY incoming.name
+ON CONFLICT (name) DO UPDATE SET id = excluded.id, status = excluded.status,
+    priority = excluded.priority, target_revenue = excluded.target_revenue,
+    current_revenue = excluded.current_revenue, updated_at = now()
+WHERE (held.id, held.status, held.priority, held.target_revenue, held.current_revenue)
+    IS DISTINCT FROM (excluded.id, excluded.status, excluded.priority, excluded.target_revenue,
+    excluded.current_revenue)
+"""
+
+_LOG = """
+INSERT INTO sync_log (kind, status, started_at, finished_at, source, host, details)
+VALUES (%s, %s, %s::timestamptz, NULLIF(%s, '')::timestamptz, %s, %s, %s::jsonb) RETURNING id
+"""
+_RUNS = f"""
+SELECT kind, status, {_ISO.format("started_at")}, {_ISO.format("finished_at")}, source, host,
+    details, id
+FROM sync_log ORDER BY started_at DESC, id DESC LIMIT %s
+"""  # noqa: S608 - constants only
+
+_GRANTS = {
+    "database": 'GRANT CREATE, TEMPORARY ON DATABASE "{database}" TO "{user}"',
+    "schema": 'GRANT USAGE, CREATE ON SCHEMA "{schema}" TO "{user}"',
+    "table": 'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "{schema}" TO "{user}"',
+    "sequence": 'GRANT USAGE ON ALL SEQUENCES IN SCHEMA "{schema}" TO "{user}"',
+    "": 'ALTER SCHEMA "{schema}" OWNER TO "{user}"; the same for its tables',
+}
+
+_UNFIT = re.compile("[\\\\\0\ud800-\udfff]")  # the escape itself, and what PostgreSQL refuses
+_ESCAPED = re.compile(r"\\(?:(\\)|u([0-9a-f]{4}))")
+_NUL_IN_JSON = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
+Statement = tuple[str, Mapping[str, object] | Sequence[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class HotState:
+    """What the hot cache says of itself; ``version`` 0 when there is none yet."""
+
+    version: int = 0
+    commit: str = ""  # of master, that it shows
+    position: int = 0  # of that commit
+    proof: str = ""  # an envelope to try a key on
+    master: str = ""  # which master, in the words of the last ``put``
+
+
+class Hot:
+    def __init__(self, url: str, *, schema: str = "annoris", seconds: float = 5.0) -> None:
+        """``url`` is a postgres:// URL, ``key=value`` words, or empty for the PG* variables.
+
+        Nothing is opened before the first call. Each call ends within ``seconds``, connecting
+        included, unless ``within`` says otherwise. After one that had to be cut, every further
+        one raises TierDown at once, until ``close``.
+        """
+        self._url = url
+        self._schema = schema
+        self._seconds = seconds
+        self._shared: Deadline | None = None
+        self._db: Connection | None = None
+        self._wire: socket.socket | None = None  # the connection's own, to cut it
+        self._cut = False
+        self._secret = ""
+        self._names = {"schema": schema, "user": "", "database": ""}  # for the words of a GRANT
+
+    def close(self) -> None:
+        """Close the connection; a later call opens it anew."""
+        self._drop()
+        self._cut = False
+
+    @contextmanager
+    def within(self, deadline: Deadline) -> Iterator[None]:
+        """Calls inside share one deadline instead of having ``seconds`` each."""
+        before, self._shared = self._shared, deadline
+        try:
+            yield
+        finally:
+            self._shared = before
+
+    # --- the schema and its state --------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the schema, or its projection tables anew when they are of an older version.
+
+        Does nothing when all is there. ``sync_log`` is kept. Raises StorageError, having changed
+        nothing, when a newer Annoris made the tables, or somebody else did.
+        """
+        if self.state().version == VERSION:
+            return
+        with self._talking() as (db, deadline):
+            self._begin(db, deadline, check=False)
+            # Two processes may be here; the second finds the work done.
+            db.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"annoris {self._schema}"])
+            schema = _quoted(self._schema)
+            if _value(db, "SELECT to_regnamespace(%s)::text", schema) is None:
+                db.execute(f"CREATE SCHEMA {schema}")
+            made = _value(db, "SELECT to_regclass(%s)::text", f"{schema}.state") is not None
+            version = _value(db, "SELECT version FROM state") if made else 0
+            if version != VERSION:
+                self._make(db, version)
+            db.execute("COMMIT")
+
+    def _make(self, db: Connection, version: int) -> None:
+        if version > VERSION:
+            raise StorageError(
+                f"the hot cache in schema {self._schema} was made by a newer Annoris",
+                hint="upgrade Annoris on this machine",
+            )
+        if version:
+            db.execute(_DROP)
+        path = os.path.join(os.path.dirname(__file__), "sql", "hot.sql")
+        with open(path, encoding="utf-8") as file:
+            db.execute(file.read())
+        db.execute("INSERT INTO state (version) VALUES (%s)", [VERSION])
+
+    def state(self) -> HotState:
+        """What was last put, and the key proof; an empty state when nothing was prepared."""
+        from psycopg.errors import UndefinedTable  # noqa: PLC0415
+
+        try:
+            found = self._run(("SELECT to_jsonb(state) FROM state", ()), check=False)[0].fetchone()
+        except StorageError as error:
+            if isinstance(error.__cause__, UndefinedTable):
+                return HotState()
+            raise
+        known = found[0] if found else {}
+        return HotState(**{key: known[key] for key in HotState.__slots__ if key in known})
+
+    def prove(self, proof: str, *, replacing: str = "") -> str:
+        """Keep a key proof where there is none, or where ``replacing`` is; answers what is kept."""
+        swap = ("UPDATE state SET proof = %s WHERE proof = %s", (proof, replacing))
+        kept = self._run(swap, ("SELECT proof FROM state", ()))[1].fetchone()
+        return str(kept[0]) if kept else ""
+
+    # --- writing sessions ----------------------------------------------------------------------
+
+    def put(
+        self,
+        rows: Iterable[Cached],
+        *,
+        commit: str = "",
+        position: int = 0,
+        master: str = "",
+        removed: Iterable[tuple[str, int]] = (),
+        force: bool = False,
+        loaded: bool = False,
+    ) -> int:
+        """Write sessions, and tombstones for ``removed`` (id, position); answers how many changed.
+
+        One transaction; ``rows`` is consumed row by row. A row is written when its position is
+        higher than the held one's; at the same position and blob id, when it brings evicted
+        content back or other metadata. A row without content leaves that of the same blob id.
+        A removal wins at the same position too. With ``commit`` the state advances to it and
+        its ``position``, never back. ``force`` writes everything regardless. ``loaded`` counts
+        as an access, which puts off eviction.
+        """
+        gone = list(removed)
+        how: dict[str, object] = {"force": force, "loaded": loaded}
+        ids = {"ids": [id for id, _ in gone], "positions": [at for _, at in gone], **how}
+        after: list[Statement] = [(_REMOVE, ids)] if gone else []
+        if commit:
+            state = {"commit": commit, "position": position, "master": _text(master), **how}
+            after.append((_ADVANCE, state))
+        rest = iter(rows)
+        few = [_record(row) for row in islice(rest, _FEW + 1)]
+        if len(few) > _FEW:
+            cursors = self._copy(chain(few, map(_record, rest)), how, after)
+        else:
+            values = dict(zip(_COLUMNS, map(list, zip(*few, strict=True)), strict=False))
+            upsert = (_UPSERT.format(source=_PARAMETERS), {**values, **how})
+            cursors = self._run(*([upsert] if few else []), *after)
+        return sum(cursor.rowcount for cursor in cursors[: len(cursors) - bool(commit)])
+
+    def _copy(
+        self,
+        records: Iterable[tuple[object, ...]],
+        how: Mapping[str, object],
+        after: Iterable[Statement],
+    ) -> list[Cursor]:
+        with self._talking() as (db, deadline):
+            with db.pipeline():
+                self._begin(db, deadline)
+                db.execute(_INCOMING)
+            with db.cursor() as cursor, cursor.copy(_COPY) as copy:
+                copy.set_types(list(_COLUMNS.values()))
+                for record in records:
+                    copy.write_row(record)
+            with db.pipeline():
+                upsert = (_UPSERT.format(source="incoming"), how)
+                cursors = [db.execute(sql, values) for sql, values in (upsert, *after)]
+                db.execute("COMMIT")
+            return cursors
+
+    def evict(self, days: int) -> int:
+        """Drop content neither saved nor loaded for so many days; metadata stays."""
+        return self._run((_EVICT, (days,)))[0].rowcount
+
+    # --- reading sessions ----------------------------------------------------------------------
+
+    def newest(self, project: str) -> list[Cached]:
+        """The session of a project that was saved last: one, or none."""
+        return self._find("project = %(project)s", 1, project=_fit(project))
+
+    def get(self, id: str) -> list[Cached]:
+        """The session of this id: one, or none."""
+        return self._find("id = %(id)s::uuid", 1, id=id)
+
+    def named(self, project: str, name: str) -> list[Cached]:
+        """Sessions of that name in the project, newest first; normally one, at most ten."""
+        where = (
+            "project = %(project)s AND name = %(name)s AND name <> ''"
+            " AND left(name, 200) = left(%(name)s, 200)"
+        )
+        return self._find(where, _MATCHES, project=_fit(project), name=_text(name))
+
+    def prefixed(self, prefix: str) -> list[Cached]:
+        """Sessions whose id, or its last eight digits, starts so; at most ten, newest first."""
+        prefix = prefix.lower()
+        digits = prefix.replace("-", "")
+        if not re.fullmatch(r"[0-9a-f]{1,32}", digits):
+            return []
+        low, high = digits.ljust(32, "0"), digits.ljust(32, "f")
+        return self._find(_PREFIXED, _MATCHES, prefix=prefix, low=low, high=high)
+
+    def _find(self, where: str, limit: int, **values: object) -> list[Cached]:
+        cursor = self._run((_FIND.format(where=where, limit=limit), values))[0]
+        return [_cached(row) for row in cursor]
+
+    def entries(self) -> dict[str, Held]:
+        """Everything held, by id, tombstones included."""
+        with self._talking() as (db, deadline):
+            with db.pipeline():
+                self._begin(db, deadline)
+            with db.cursor("entries") as cursor:
+                cursor.itersize = 5000
+                cursor.execute(_ENTRIES, binary=True)
+                held = {id: Held(_original(path), *rest) for id, path, *rest in cursor}
+            db.execute("COMMIT")
+        return held
+
+    def contents(self, ids: Iterable[str]) -> Iterator[Cached]:
+        """The sessions of these ids, some at a time and in any order; tombstones are left out."""
+        rest = iter(ids)
+        while chunk := list(islice(rest, _CHUNK)):
+            for row in self._run((_CONTENTS, (chunk,)))[0]:
+                yield _cached(row)
+
+    def count(self) -> int:
+        """How many sessions there are, without tombstones."""
+        found = self._run((_COUNT, ()))[0].fetchone()
+        return int(found[0]) if found else 0
+
+    def ping(self) -> float:
+        """Seconds that the server takes for one answer, once connected."""
+        with self._talking() as (db, _):
+            started = time.monotonic()
+            db.execute("SELECT 1")
+            return time.monotonic() - started
+
+    # --- projects and the log ------------------------------------------------------------------
+
+    def projects(self, rows: Iterable[Project]) -> int:
+        """Write projects, by name; answers how many changed.
+
+        One without an id keeps the one that it has here. Raises StorageError for a revenue of
+        more than ten digits before the point.
+        """
+        records = [
+            (
+                row.id,
+                *map(_fit, (row.name, row.status, row.priority)),
+                row.target_revenue or None,
+                row.current_revenue or None,
+            )
+            for row in rows
+        ]
+        if not records:
+            return 0
+        keys = ("id", "name", "status", "priority", "target", "current")
+        values = dict(zip(keys, map(list, zip(*records, strict=True)), strict=True))
+        return self._run((_RENAMED, values), (_PROJECTS, values))[1].rowcount
+
+    def log(self, run: Run) -> int:
+        """Note a run; answers its id. What JSON in PostgreSQL can't hold is replaced in details."""
+        words = (run.kind, run.status, run.started, run.finished, run.source, run.host)
+        values = (*map(_text, words), _json(run.details))
+        found = self._run((_LOG, values))[0].fetchone()
+        return int(found[0]) if found else 0
+
+    def runs(self, limit: int = 20) -> list[Run]:
+        """The last runs, newest first."""
+        return [
+            Run(
+                kind=_original(kind),
+                status=_original(status),
+                started=started,
+                finished=finished,
+                source=_original(source),
+                host=_original(host),
+                details=details,
+                id=id,
+            )
+            for kind, status, started, finished, source, host, details, id in self._run(
+                (_RUNS, (limit,))
+            )[0]
+        ]
+
+    # --- the connection ------------------------------------------------------------------------
+
+    def _run(self, *statements: Statement, check: bool = True) -> list[Cursor]:
+        """Statements as one transaction, in one round trip."""
+        with self._talking() as (db, deadline):
+            with db.pipeline():
+                self._begin(db, deadline, check=check)
+                cursors = [db.execute(sql, values, binary=True) for sql, values in statements]
+                db.execute("COMMIT")
+            return cursors
+
+    def _begin(self, db: Connection, deadline: Deadline, *, check: bool = True) -> None:
+        left = str(max(1, math.ceil(deadline.left(86_400) * 1000)))
+        db.execute("BEGIN")
+        db.execute(_BEGIN, [f"{_quoted(self._schema)}, pg_temp", left, left, left])
+        if check:
+            db.execute(_CHECK, [VERSION])
+
+    @contextmanager
+    def _talking(self) -> Iterator[tuple[Connection, Deadline]]:
+        """The connection until the deadline; its errors become ours, and end it.
+
+        So a transaction that something broke off is never gone on with.
+        """
+        import psycopg  # noqa: PLC0415
+
+        deadline = self._shared or Deadline(self._seconds)
+        if self._cut or deadline.over:
+            raise self._down("did not answer in time")
+        try:
+            db = self._db or self._connect(deadline)
+            with self._cutting(deadline):
+                yield db, deadline
+        except BaseException as error:
+            self._drop()
+            if isinstance(error, psycopg.Error):
+                raise self._explained(error) from error
+            raise
+
+    def _connect(self, deadline: Deadline) -> Connection:
+        import psycopg  # noqa: PLC0415
+
+        settings: dict[str, Any] = _DEFAULTS | self._settings()
+        # psycopg has no timeout below two seconds, and none for looking up a host's name.
+        settings["connect_timeout"] = max(2, math.ceil(deadline.left(60)))
+
+        def dial() -> Connection:
+            return psycopg.connect(autocommit=True, prepare_threshold=None, **settings)
+
+        try:
+            db = deadline.run(dial, discard=lambda late: late.close())
+        except TimeoutError:
+            self._cut = True
+            raise self._down("did not answer in time") from None
+        self._wire = socket.socket(fileno=os.dup(db.fileno()))
+        self._names |= {"user": db.info.user, "database": db.info.dbname}
+        self._db = db
+        return db
+
+    def _settings(self) -> dict[str, Any]:
+        """The URL in parts. libpq's own complaint about one may quote the password."""
+        import logging  # noqa: PLC0415
+
+        from psycopg import ProgrammingError  # noqa: PLC0415
+        from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
+
+        logger = logging.getLogger("psycopg")
+        if not logger.handlers:  # what it has to say about lost connections comes as errors too
+            logger.addHandler(logging.NullHandler())
+        try:
+            settings = conninfo_to_dict(self._url)
+        except (ProgrammingError, UnicodeError):
+            settings = None
+        # An unescaped / or @ in a password leaves parts of it in what follows.
+        host, port = (str((settings or {}).get(key) or "") for key in ("host", "port"))
+        if settings is None or "@" in host or port.strip("0123456789,"):
+            raise ConfigError(
+                "the URL of the hot cache can't be read",
+                hint="write postgresql://user:password@host:5432/database, with each @ : / ? # "
+                "or % in the password as %40 %3A %2F %3F %23 %25",
+            )
+        self._secret = str(settings.get("password") or os.environ.get("PGPASSWORD") or "")
+        return dict(settings)
+
+    @contextmanager
+    def _cutting(self, deadline: Deadline) -> Iterator[None]:
+        """Shut the connection at the deadline, which ends whatever waits for it."""
+        wire = self._wire
+
+        def cut() -> None:
+            self._cut = True
+            with suppress(OSError):
+                if wire:
+                    wire.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(min(deadline.left(), threading.TIMEOUT_MAX), cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _drop(self) -> None:
+        db, self._db = self._db, None
+        wire, self._wire = self._wire, None
+        if db:
+            db.close()
+        if wire:
+            wire.close()
+
+    # --- errors --------------------------------------------------------------------------------
+
+    def _down(self, what: str) -> TierDown:
+        return TierDown(
+            f"the hot cache (PostgreSQL) {what}",
+            hint="nothing is lost: master holds every session; see annoris doctor",
+        )
+
+    def _explained(self, error: psycopg.Error) -> AnnorisError:
+        from psycopg import InterfaceError, OperationalError, errors  # noqa: PLC0415
+
+        if self._cut:
+            return self._down("did not answer in time")
+        said = " ".join(str(error.diag.message_primary or error).split())
+        if self._secret:
+            said = said.replace(self._secret, "***")
+        down = (OperationalError, InterfaceError, errors.ReadOnlySqlTransaction)
+        if isinstance(error, down):
+            return self._down(f"can't be used now: {said}")
+        hint = "run annoris doctor"
+        if isinstance(error, errors.InsufficientPrivilege):
+            grant = next(text for what, text in _GRANTS.items() if what in said)
+            hint = f"let the owner of the database run: {grant.format(**self._names)}"
+        elif isinstance(error, (errors.UndefinedTable, errors.DivisionByZero)):
+            said = f"its tables in schema {self._schema} are missing or of another version"
+            hint = "annoris sync --full makes them anew"
+        elif isinstance(error, errors.DuplicateTable):
+            hint = "that table is not Annoris's: give the hot cache a schema of its own"
+        return StorageError(f"the hot cache (PostgreSQL) refuses: {said}", hint=hint)
+
+
+# --- values ----------------------------------------------------------------------------------
+
+
+def _record(row: Cached) -> tuple[str | int | None, ...]:
+    """A row in the order of ``_COLUMNS``."""
+    session = row.session
+    return (
+        session.id,
+        _fit(session.project),
+        _text(session.name),
+        _text(session.title),
+        _text(session.path),
+        row.content or None,
+        row.checksum,
+        session.oid,
+        _fit(session.priority),
+        _fit(session.status),
+        session.created or None,
+        session.saved or None,
+        session.size,
+        session.etag,
+        session.literal,
+        session.body_md5,
+        row.position,
+    )
+
+
+def _cached(row: Sequence[Any]) -> Cached:
+    held = dict(zip(_COLUMNS, row, strict=False))
+    words = ("project", "name", "title", "status", "priority")
+    held |= {key: _original(held[key]) for key in words}
+    session = Session(
+        id=held["id"],
+        path=_original(held["file_path"]),
+        oid=held["github_sha"],
+        created=held["created_at"],
+        saved=held["updated_at"],
+        **{key: held[key] for key in (*words, "size", "etag", "literal", "body_md5")},
+    )
+    return Cached(session, held["position"], held["checksum"], held["content"] or "")
+
+
+def _value(db: Connection, sql: str, *values: object) -> Any:
+    found = db.execute(sql, values).fetchone()
+    return found[0] if found else None
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(text: str) -> str:
+    """Text as PostgreSQL takes it: paths need not be UTF-8, and YAML can write a NUL."""
+    return _UNFIT.sub(lambda m: "\\\\" if m[0] == "\\" else f"\\u{ord(m[0]):04x}", text)
+
+
+def _original(text: str) -> str:
+    if "\\" not in text:
+        return text
+    return _ESCAPED.sub(lambda m: m[1] or chr(int(m[2], 16)), text)
+
+
+def _fit(text: str) -> str:
+    """Text for a column of limited width; longer ones stay different from each other."""
+    text = _text(text)
+    if len(text) <= _WIDTH:
+        return text
+    from hashlib import sha256  # noqa: PLC0415
+
+    return f"{text[: _WIDTH - 33]}~{sha256(text.encode()).hexdigest()[:32]}"
+
+
+def _json(details: Mapping[str, object]) -> str:
+    text = json.dumps(details, ensure_ascii=False).encode(errors="replace").decode()
+    return _NUL_IN_JSON.sub(r"\1\\ufffd", text)
