@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from annoris.breaker import Breaker
+from annoris.caches import Caches
 from annoris.catalog import Catalog
 from annoris.errors import (
     Ambiguous,
@@ -26,6 +27,7 @@ from annoris.errors import (
 from annoris.follow import Follower, oid_of
 from annoris.master import Master, now
 from annoris.model import (
+    Cached,
     Deadline,
     Draft,
     Hit,
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from annoris.publish import Outcome
 
 _MASTER: Tier = "master"
+_ON_MASTER = ("master", "unchanged", "conflict")
+_ID = r"[0-9a-fA-F-]{4,36}"
 
 
 class Archive:
@@ -57,8 +61,14 @@ class Archive:
         self.catalog = catalog
         self.outbox = outbox
         self.breaker = breaker
+        self.caches = Caches(settings, breaker)
         self.notes = Notes(settings.at("seen"))
         self.follower = Follower(master, catalog, outbox)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self.catalog.close()
+        self.caches.close()
 
     # --- saving ------------------------------------------------------------------------------
 
@@ -116,7 +126,33 @@ class Archive:
     def _deliver(self, drafts: list[Draft]) -> list[Receipt]:
         """Flush the outbox and say what became of each of these drafts."""
         outcome = self.flush([draft.key for draft in drafts])
-        return [self._receipt(draft, outcome) for draft in drafts]
+        receipts = [self._receipt(draft, outcome) for draft in drafts]
+        return self._cached(drafts, receipts) if self.caches.configured else receipts
+
+    def _cached(self, drafts: list[Draft], receipts: list[Receipt]) -> list[Receipt]:
+        """Bring to the caches what is now on master."""
+        position = self.follower.position()
+        rows = [
+            self.catalog.base(receipt.id) if receipt.state in _ON_MASTER else None
+            for receipt in receipts
+        ]
+        documents = [
+            (row, draft.data if oid_of(draft.data) == row.oid else self.master.blob(row.oid))
+            for row, draft in zip(rows, drafts, strict=True)
+            if row
+        ]
+        tier = self.caches.store(documents, position) if documents else None
+        gone = [
+            (draft.id, position)
+            for draft in drafts
+            if draft.op == "delete" and not self.catalog.base(draft.id)
+        ]
+        if gone:
+            self.caches.forget(gone)
+        return [
+            replace(receipt, cached=tier or "") if row else receipt
+            for receipt, row in zip(receipts, rows, strict=True)
+        ]
 
     def _is_kept(self, draft: Draft | None, receipt: Receipt) -> bool:
         """Whether its text is on master or on the way there."""
@@ -195,11 +231,15 @@ class Archive:
 
         ``fresh`` insists on asking master. Raises NotFound, Ambiguous, Unavailable.
         """
+        if not (fresh or rev or at) and (cached := self._from_caches(selector, project)):
+            return cached
         stale = self.look(fresh=fresh)
         if rev or at:
             return self._load_revision(selector, project, rev, at, stale)
         session = self.find(selector, project)
         data, tier = self._content(session)
+        if self.caches.configured and not session.pending:
+            self.caches.store([(session, data)], self.follower.position(), loaded=True)
         self.notes.keep(session.id, session.literal, session.etag)
         return Loaded(session, data, tier, checked=self.checked(), stale=stale)
 
@@ -234,6 +274,44 @@ class Archive:
             return error.message
         self.breaker.succeeded(_MASTER)
         return ""
+
+    def _from_caches(self, selector: str, project: str) -> Loaded | None:
+        """What a cache answers, when it is right and not older than what this machine knows."""
+        if not self.caches.configured or selector.count("/") > 1:
+            return None
+        project = project or self.default_project()
+        owner, _, name = selector.rpartition("/")
+        rows, tier = self.caches.find("named" if selector else "newest", owner or project, name)
+        if not rows and re.fullmatch(_ID, selector):
+            rows, tier = self.caches.find(
+                "get" if len(selector) == 36 else "prefixed", "", selector
+            )
+        if len(rows) != 1 or tier is None:
+            return None
+        self._settle_catalog()
+        session = rows[0].session
+        if self._outdated(rows[0], project if not selector else ""):
+            return None
+        data = self.caches.open(rows[0])
+        if data is None:
+            return None
+        self.notes.keep(session.id, session.literal, session.etag)
+        stale = "" if tier == "hot" else "the hot cache does not answer"
+        return Loaded(session, data, tier, checked=self.checked(), stale=stale)
+
+    def _outdated(self, row: Cached, newest_of: str) -> bool:
+        """Whether this machine knows better: a newer revision, a deletion, a newer session.
+
+        The catalog shows all that happened up to its position, so a row that is not beyond it
+        must agree with it.
+        """
+        local = self.catalog.get(row.session.id)
+        newest = self.catalog.newest(newest_of) if newest_of else None
+        if newest and newest.id != row.session.id and newest.saved >= row.session.saved:
+            return True
+        if local is not None and (local.pending or local.oid == row.session.oid):
+            return bool(local.pending)
+        return row.position <= self.follower.position()
 
     def _content(self, session: Session) -> tuple[bytes, Tier]:
         if session.pending:
@@ -295,7 +373,7 @@ class Archive:
             found = self.catalog.named(owner, name)
         if not found and "/" in selector:
             found = [row for row in [self.catalog.at(selector)] if row]
-        if not found and re.fullmatch(r"[0-9a-fA-F-]{4,36}", selector):
+        if not found and re.fullmatch(_ID, selector):
             found = self.catalog.prefixed(selector.lower())
         return found
 

@@ -55,13 +55,12 @@ _INSERT = (
 # ids are unique, and a function of the set of rows alone.
 _SETTLE_IDS = """
 WITH settled (n, id) AS (
-    SELECT n, CASE WHEN claim = fallback OR NOT (
-        EXISTS (SELECT 1 FROM sessions AS o WHERE o.layer = 0 AND o.fallback = s.claim)
-        OR EXISTS (
-            SELECT 1 FROM sessions AS o
-            WHERE o.layer = 0 AND o.claim = s.claim AND o.path < s.path
-        )
-    ) THEN claim ELSE fallback END
+    SELECT n, CASE WHEN EXISTS (
+        SELECT 1 FROM sessions AS o WHERE o.layer = 0 AND o.fallback = s.claim
+    ) OR EXISTS (
+        SELECT 1 FROM sessions AS o
+        WHERE o.layer = 0 AND o.claim = s.claim AND o.path < s.path
+    ) THEN fallback ELSE claim END
     FROM sessions AS s WHERE layer = 0 AND claim IN (SELECT id FROM touched)
 )
 UPDATE sessions SET id = settled.id
@@ -296,6 +295,10 @@ class Catalog:
     def twin(self, project: str, body_md5: str) -> Session | None:
         """The newest session of a project that has the same body."""
         return self._one("shown = 1 AND project = ? AND body_md5 = ?" + _NEWEST, project, body_md5)
+
+    def settled(self) -> Sessions:
+        """Every session that master holds, whatever waits in the outbox."""
+        return self._sessions("layer = 0")
 
     def entries(self) -> dict[str, str]:
         """Layer 0 as path → blob id."""

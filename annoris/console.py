@@ -120,9 +120,9 @@ class Output:
         marks = ("\x1b[1m", "\x1b[0m") if _colour() else ("", "")
         for hit in hits:
             row = hit.session
-            snippet = safe(hit.snippet.replace("\x02", "\uffee").replace("\x03", "\uffef"))
+            snippet = _cell(hit.snippet.replace("\x02", "\uffee").replace("\x03", "\uffef"))
             snippet = snippet.replace("\uffee", marks[0]).replace("\uffef", marks[1])
-            self.line(f"{row.short}  {safe(row.project)}  {safe(row.title)}")
+            self.line(f"{row.short}  {_cell(row.project)}  {_cell(row.title)}")
             self.line(f"          {snippet}")
 
     def history(self, session: Session, revisions: Sequence[Revision]) -> None:
@@ -170,9 +170,10 @@ class Output:
                 if report.before == report.after
                 else (f"{report.before[:8] or 'nothing'} to {report.after[:8]}")
             )
+            cached = "" if report.hot is None else f", {report.hot} rows of the hot cache changed"
             self.line(
                 f"in step with master: {report.sessions} sessions, {report.pushed} delivered, "
-                f"{moved} ({report.milliseconds} ms)"
+                f"{moved}{cached} ({report.milliseconds} ms)"
             )
 
     def outbox(self, waiting: Sequence[Draft], aside: Sequence[tuple[Draft, str]]) -> None:
@@ -217,12 +218,17 @@ class Output:
     def warn(self, text: str) -> None:
         print(f"annoris: {safe(text)}", file=sys.stderr)
 
+    def complain(self, complaints: Sequence[str]) -> None:
+        """What went wrong beside the point: a cache that was left out."""
+        for text in complaints:
+            self.warn(text)
+
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         if not rows:
             return
         if not _terminal():
             for row in rows:
-                self.line("\t".join(safe(cell).replace("\t", " ") for cell in row))
+                self.line("\t".join(_cell(cell) for cell in row))
             return
         from rich.console import Console  # noqa: PLC0415
         from rich.table import Table  # noqa: PLC0415
@@ -233,7 +239,7 @@ class Output:
             table.add_column(name, no_wrap=True)
         table.add_column(head[-1], no_wrap=True, overflow="ellipsis", ratio=1)
         for row in rows:
-            table.add_row(*(Text(safe(cell)) for cell in row))
+            table.add_row(*(Text(_cell(cell)) for cell in row))
         Console().print(table)
 
     def _markdown(self, text: str) -> None:
@@ -282,6 +288,11 @@ def fail(error: AnnorisError, *, as_json: bool) -> None:
 def safe(text: str) -> str:
     """Text that can't drive a terminal: control characters and direction overrides shown."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _cell(text: str) -> str:
+    """Text that can't make a row or a column of its own."""
+    return safe(text.replace("\t", " ").replace("\n", " "))
 
 
 def ago(moment: str) -> str:

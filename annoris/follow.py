@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 from annoris import plan
@@ -52,6 +53,23 @@ class Follower:
             return os.stat(self._checked_path()).st_mtime if self.master.claimed() else 0.0
         except FileNotFoundError:
             return 0.0
+
+    def position(self) -> int:
+        """How far the tip is in the history of master: orders revisions in the caches."""
+        tip, path = self.master.tip(), f"{self.master.folder}.position"
+        if not tip:
+            return 0
+        with suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+            commit, position = file.read().split(" ")
+            if commit == tip:
+                return int(position)
+        counted = self.master.count(tip)
+        temporary = f"{path}.{os.getpid()}"
+        with suppress(OSError):
+            with open(temporary, "w", encoding="ascii") as file:
+                file.write(f"{tip} {counted}")
+            os.replace(temporary, path)
+        return counted
 
     def refresh(self) -> None:
         """Make the catalog show the tip that this machine knows, and the outbox over it."""

@@ -230,6 +230,8 @@ class Master:
         then unpacked once and not once for each of its members.
         """
         wanted = dict.fromkeys(oids)
+        if not wanted:
+            return
         every = len(wanted) > 2000
         with tempfile.TemporaryFile() as questions:
             questions.write("".join(f"{oid}\n" for oid in wanted).encode())
@@ -439,6 +441,10 @@ class Master:
     def founded(self, commit: str) -> bool:
         """Whether the repository says that Annoris keeps sessions in it."""
         return bool(self._local("ls-tree", commit, "--", ".annoris/format.toml"))
+
+    def count(self, commit: str) -> int:
+        """How many commits led to ``commit``, itself included."""
+        return int(self._local("rev-list", "--count", commit))
 
     def descends(self, commit: str, ancestor: str) -> bool:
         """Whether ``commit`` is built on ``ancestor``."""

@@ -276,6 +276,7 @@ class Receipt:
     reason: str = ""
     problems: tuple[Problem, ...] = ()
     op: Op = "save"
+    cached: str = ""  # the cache that has it too: hot, emergency or none
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +305,7 @@ class Report:
     removed: int = 0
     sessions: int = 0
     milliseconds: int = 0
-    invalid: tuple[Problem, ...] = field(default=())
+    hot: int | None = None  # rows of the hot cache that changed; None: it took no part
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +326,7 @@ class Standing:
     aside: int
     data: str
     config: str
+    caches: tuple[tuple[str, str], ...] = ()  # each configured one and how it is
 
 
 @dataclass(frozen=True, slots=True)

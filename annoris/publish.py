@@ -25,7 +25,7 @@ from annoris.errors import (
 from annoris.follow import Follower, make_row, oid_of
 from annoris.gitcmd import LostRace
 from annoris.master import Commit
-from annoris.model import Deadline, Draft, Receipt, Session
+from annoris.model import Deadline, Document, Draft, Receipt, Session
 
 _TRIES = 3  # for a server that does not answer; a lost race is tried until the deadline
 
@@ -283,7 +283,8 @@ class Publisher:
     ) -> None:
         """Keep the losing text as a session of its own, named from its content."""
         etag = document.etag(data)
-        id = str(uuid.uuid5(uuid.UUID(draft.id), etag))
+        # Not by when it was saved: the same text, saved again, is the same copy.
+        id = str(uuid.uuid5(uuid.UUID(draft.id), document.etag(_stamped(data, {"saved": ""}))))
         copy = _as_copy(data, id, draft.id)
         meta = document.inspect(data)
         path = naming.path_for(
@@ -293,7 +294,7 @@ class Publisher:
         ours = session is None or self.master.applied(draft.batch, session.path)
         if session is None:
             session = self._place(draft.batch, path, copy, settled)
-        if theirs is None and (ours or session.etag == document.etag(copy)):
+        if theirs is None and (ours or same_text(copy, self._bytes(session, settled))):
             settled.copies[draft.id, etag] = session
         settled.receipts[draft.key] = _kept(draft, session, deleted=theirs is not None)
 
@@ -325,16 +326,20 @@ class Publisher:
 
 
 def _as_copy(data: bytes, id: str, origin: str) -> bytes:
-    return document.stamp(document.parse(data), {"id": id, "name": "", "conflict-of": origin})
+    return _stamped(data, {"id": id, "name": "", "conflict-of": origin})
+
+
+def _stamped(data: bytes, fields: dict[str, str]) -> bytes:
+    """With other fields, whatever the body is: a person may have put anything on master."""
+    front, body = document.split(data)
+    return document.stamp(Document(front, body, document.inspect(data)), fields)
 
 
 def same_text(one: bytes, other: bytes) -> bool:
     """Equal but for when they were saved."""
-
-    def bare(data: bytes) -> bytes:
-        return document.stamp(document.parse(data), {"saved": ""})
-
-    return document.split(one)[1] == document.split(other)[1] and bare(one) == bare(other)
+    if document.split(one)[1] != document.split(other)[1]:
+        return False
+    return _stamped(one, {"saved": ""}) == _stamped(other, {"saved": ""})
 
 
 def _message(drafts: list[Draft]) -> str:

@@ -39,11 +39,30 @@ class SaveSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HotSettings:
+    url: str = field(default="", repr=False)
+    schema: str = "annoris"
+    seconds: float = 5.0
+    load_seconds: float = 1.0
+    sync_seconds: float = 600.0
+    retention_days: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class EmergencySettings:
+    url: str = field(default="", repr=False)
+    ttl_seconds: int = 3600
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     project: str = "default"
     data_dir: str = ""
+    key: str = field(default="", repr=False)
     master: MasterSettings = MasterSettings()
     save: SaveSettings = SaveSettings()
+    hot: HotSettings = HotSettings()
+    emergency: EmergencySettings = EmergencySettings()
     source: str = ""  # the config file that was read, if any
 
     def at(self, name: str) -> str:
@@ -51,7 +70,14 @@ class Settings:
         return os.path.join(self.data_dir, name)
 
 
-_SECTIONS = {"master": MasterSettings, "save": SaveSettings}
+_SECTIONS = {
+    "master": MasterSettings,
+    "save": SaveSettings,
+    "hot": HotSettings,
+    "emergency": EmergencySettings,
+}
+# What hosting platforms set. From the real environment only: a project's own .env is not ours.
+_FOREIGN = {"DATABASE_URL": ("hot", "url"), "REDIS_URL": ("emergency", "url")}
 _NOT_KEYS = {"source", *_SECTIONS}
 
 
@@ -67,6 +93,9 @@ def load(config: str | None = None, *, environ: Mapping[str, str] | None = None)
     if path or os.path.exists(default_path(env)):
         path = path or default_path(env)
         values = _from_toml(path)
+    for variable, (section, key) in _FOREIGN.items():
+        if found := env.get(variable):
+            values.setdefault(section, {})[key] = found
     _from_environment(env, values)
     values["data_dir"] = os.path.expanduser(values.get("data_dir") or _data_dir(env))
     if values["data_dir"].startswith("~"):

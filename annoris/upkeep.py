@@ -41,7 +41,15 @@ def sync(archive: Archive, *, force: bool = False) -> Report:
         raise _undelivered(archive, outcome.error)
     if isinstance(outcome.error, (Locked, RemoteRefused, StorageError)):
         raise outcome.error
+    hot = archive.caches.project(
+        lambda: {row.id: row for row in archive.catalog.settled()},
+        archive.master.blobs,
+        archive.master.tip(),
+        archive.follower.position(),
+        archive.master.identity,
+    )
     return Report(
+        hot=hot,
         pushed=sum(item.state in ("master", "conflict") for item in receipts),
         queued=len(archive.outbox.read()[0]),
         conflicts=tuple({i.id: i for i in receipts if i.state == "conflict"}.values()),
@@ -82,6 +90,7 @@ def status(archive: Archive) -> Standing:
         aside=len(archive.outbox.aside()),
         data=archive.settings.data_dir,
         config=archive.settings.source,
+        caches=tuple(archive.caches.condition()),
     )
 
 

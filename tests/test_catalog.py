@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import annoris
@@ -158,19 +158,37 @@ class TestOpening:
             Path(path).unlink()
         assert noticed > 10
 
+    @pytest.mark.parametrize("junk", [b"\xff\xfe", b"xx"])
     @pytest.mark.parametrize("part", [b"TABLE sessions", b"texts USING fts5", b"unicode61 remove"])
-    def test_a_damaged_schema_is_made_anew(self, path: str, part: bytes) -> None:
+    def test_a_damaged_schema_is_made_anew(self, path: str, part: bytes, junk: bytes) -> None:
         """Even where SQLite's own message about it is not UTF-8."""
         with contextlib.closing(Catalog(path)) as catalog:
             fill(catalog, a_row(1, "words"))
         data = Path(path).read_bytes()
         assert part in data
-        Path(path).write_bytes(data.replace(part, b"\xff\xfe" + part[2:]))
+        Path(path).write_bytes(data.replace(part, junk + part[2:]))
         with contextlib.closing(Catalog(path)) as catalog:
             first_refusal(lambda: catalog.search("words"))
             assert catalog.commit == ""
             fill(catalog, a_row(1, "words"))
             assert len(catalog.search("words")) == 1
+
+    def test_filling_anew_heals_an_index_that_lists_what_is_gone(self, path: str) -> None:
+        with contextlib.closing(Catalog(path)) as catalog:
+            fill(catalog, a_row(1))
+        where = "FROM sqlite_master WHERE type = 'index' AND tbl_name = 'sessions'"
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as behind:
+            behind.execute("PRAGMA writable_schema = ON")
+            indexes = behind.execute(f"SELECT * {where}").fetchall()
+            behind.execute(f"DELETE {where}")
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as behind:
+            behind.execute("DELETE FROM sessions")
+            behind.execute("PRAGMA writable_schema = ON")
+            behind.executemany("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", indexes)
+        with contextlib.closing(Catalog(path)) as catalog:
+            assert catalog.count() == 1
+            fill(catalog)
+            assert catalog.count() == 0
 
     def test_a_damaged_one_can_be_opened_anew_by_hand(self, catalog: Catalog, path: str) -> None:
         fill(catalog, a_row(1))
@@ -409,6 +427,7 @@ class TestIdentity:
         batches=st.lists(st.lists(CHANGES, max_size=4), max_size=6),
         removed=st.lists(st.lists(st.sampled_from(SMALL), max_size=3), min_size=6, max_size=6),
     )
+    @example(batches=[[("b.md", FALLBACKS["c.md"])], [("c.md", an_id(1))]], removed=[[], []])
     @settings(max_examples=60, deadline=None)
     def test_changes_in_any_order_give_what_a_rebuild_gives(
         self, batches: list[list[tuple[str, str]]], removed: list[list[str]]

@@ -42,9 +42,14 @@ def settings() -> Settings:
 
 
 def archive() -> Archive:
+    """The archive of this machine, closed when the command ends."""
+    import atexit
+
     from annoris.bootstrap import open_archive
 
-    return open_archive(settings())
+    opened = open_archive(settings())
+    atexit.register(opened.close)
+    return opened
 
 
 def speak(json: bool, quiet: bool) -> Output:

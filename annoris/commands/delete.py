@@ -17,6 +17,8 @@ def delete(
     """
     output = speak(json, quiet)
     with output.working("deleting"):
-        receipt = archive().delete(selector, project)
+        where = archive()
+        receipt = where.delete(selector, project)
     output.receipts([receipt])
+    output.complain(where.caches.complaints)
     raise typer.Exit(exit_code([receipt]))

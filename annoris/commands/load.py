@@ -48,7 +48,9 @@ def load(
         raise UsageError("--rev and --at exclude each other", hint="use one of them")
     show = speak(json, quiet)
     with show.working("asking master"):
-        loaded = archive().load(selector, project, fresh=fresh, rev=rev, at=at)
+        where = archive()
+        loaded = where.load(selector, project, fresh=fresh, rev=rev, at=at)
+    show.complain(where.caches.complaints)
     data = excerpt(loaded.data, body=body, section=section, max_chars=max_chars)
     if not output:
         show.loaded(loaded, data, render=not raw)

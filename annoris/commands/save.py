@@ -73,6 +73,7 @@ def save(
     with output.working("saving"):
         receipts = where.save(sources, options)
     output.receipts(receipts)
+    output.complain(where.caches.complaints)
     raise typer.Exit(exit_code(receipts))
 
 

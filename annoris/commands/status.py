@@ -26,6 +26,7 @@ def status(json: Json = False, quiet: Quiet = False) -> None:
             ("sessions", f"{found.sessions} in {found.projects} projects"),
             ("master", f"{found.master} ({found.branch})"),
             ("state", found.stale or f"in step, checked {ago(found.checked)}"),
+            *found.caches,
             ("outbox", waiting if found.waiting or found.aside else "empty"),
             ("data", found.data),
             ("config", found.config or "none: defaults"),

@@ -25,6 +25,8 @@ def sync(
 
     output = speak(json, quiet)
     with output.working("syncing"):
-        report = upkeep.sync(archive(), force=force)
+        where = archive()
+        report = upkeep.sync(where, force=force)
     output.report(report)
+    output.complain(where.caches.complaints)
     raise typer.Exit(exit_code([*report.conflicts, *report.set_aside]))

@@ -47,7 +47,8 @@ EFFECTS = {
     "Follower.fetch", "Follower.mark_checked", "Follower.refresh", "Follower.overlay",
     "Publisher.flush",
     "Breaker.failed", "Breaker.succeeded",
-    "Archive.save", "Archive.delete", "Archive.load", "Archive.look", "Archive.flush", "Archive.remember",
+    "Archive.save", "Archive.delete", "Archive.load", "Archive.look", "Archive.flush",
+    "Archive.remember",
 }  # fmt: skip
 # … and those that only read, or have no effects but through one of the above.
 READS = {
@@ -55,16 +56,17 @@ READS = {
     "Master.embedded", "Master.identity", "Master.included", "Master.exists", "Master.lock",
     "Master.tip", "Master.fetched", "Master.tree", "Master.diff", "Master.blob", "Master.blobs",
     "Master.log", "Master.removed_with", "Master.once", "Master.applied", "Master.changed_at",
-    "Master.deliberate", "Master.documents", "Master.founded", "Master.descends",
-    "Master.branches", "Master.claimed", "Master.local_remote", "Master.check", "Master.mend",
+    "Master.deliberate", "Master.documents", "Master.founded", "Master.descends", "Master.count",
+    "Master.branches", "Master.claimed", "Master.local_remote",
+    "Master.check", "Master.mend",
     "Catalog.close", "Catalog.commit", "Catalog.master", "Catalog.overlay_keys", "Catalog.get",
     "Catalog.at", "Catalog.base", "Catalog.named", "Catalog.prefixed", "Catalog.newest",
     "Catalog.list", "Catalog.count", "Catalog.search", "Catalog.projects", "Catalog.twin",
-    "Catalog.entries", "Catalog.near",
-    "Follower.checked", "Follower.must_be_ours",
+    "Catalog.entries", "Catalog.settled", "Catalog.near",
+    "Follower.checked", "Follower.position", "Follower.must_be_ours",
     "Breaker.blocked", "Breaker.state",
     "Archive.find", "Archive.default_project", "Archive.sessions", "Archive.search",
-    "Archive.projects", "Archive.history", "Archive.diff", "Archive.checked",
+    "Archive.projects", "Archive.history", "Archive.diff", "Archive.checked", "Archive.close",
 }  # fmt: skip
 _CALLS = ("fsync", "replace", "unlink")
 _WRITING = ("init", "fast-import", "push", "fetch", "update-ref", "gc")

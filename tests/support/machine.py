@@ -102,14 +102,14 @@ class Machine:
             sources = [Source(f"{number}.md", data) for number, data in enumerate(documents, 1)]
             return archive.save(sources, SaveOptions(**options))
         finally:
-            archive.catalog.close()
+            archive.close()
 
     def load(self, selector: str = "", **options: Any) -> bytes:
         archive = self.archive()
         try:
             return archive.load(selector, **options).data
         finally:
-            archive.catalog.close()
+            archive.close()
 
     def sync(self, *arguments: str) -> Ran:
         return self.run("sync", *arguments)
@@ -120,4 +120,4 @@ class Machine:
         try:
             return [archive.load(id).data for id in ids]
         finally:
-            archive.catalog.close()
+            archive.close()

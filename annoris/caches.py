@@ -1,0 +1,295 @@
+"""The caches before master: PostgreSQL (hot) and, only while that fails, Redis (emergency).
+
+Content is sealed here, before a cache sees it, and checked here, before anybody reads it: the
+GCM tag, the MD5 and the git blob id. A cache that does not answer costs one command its limit;
+the breaker, which all processes share, spares the next ones. Nothing that goes wrong here fails
+a save or a load: it is a miss, and a line in ``complaints``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from annoris.breaker import Breaker
+from annoris.errors import AnnorisError, KeyProblem, StorageError, TierDown
+from annoris.follow import oid_of
+from annoris.model import Cached, Deadline, Held, Session, Tier
+from annoris.settings import Settings
+
+if TYPE_CHECKING:
+    from annoris.emergency import Emergency
+    from annoris.envelope import KeyRing
+    from annoris.hot import Hot
+
+T = TypeVar("T")
+How = Literal["newest", "named", "prefixed", "get"]
+
+
+class Caches:
+    def __init__(self, settings: Settings, breaker: Breaker) -> None:
+        """Nothing is connected to, and no driver imported, before the first use."""
+        self._settings = settings
+        self._breaker = breaker
+        self._hot: Hot | None = None
+        self._emergency: Emergency | None = None
+        self._ring: KeyRing | None = None
+        self._proved = False
+        self.complaints: list[str] = []
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is any cache to ask."""
+        return bool(self._settings.hot.url or self._settings.emergency.url)
+
+    # --- reading -----------------------------------------------------------------------------
+
+    def find(self, how: How, project: str, value: str) -> tuple[list[Cached], Tier | None]:
+        """Sessions that a cache has under a selector, and which cache answered, if one did.
+
+        The emergency cache is asked only while the hot cache fails. An empty list from a tier
+        means that it does not know, not that there is none.
+        """
+        if self._settings.hot.url:
+            asked = {
+                "newest": lambda hot: hot.newest(project),
+                "named": lambda hot: hot.named(project, value),
+                "prefixed": lambda hot: hot.prefixed(value),
+                "get": lambda hot: hot.get(value),
+            }[how]
+            found = self._ask_hot(asked, self._settings.hot.load_seconds)
+            if found is not None:
+                return found, "hot"
+        return self._find_emergency(how, project, value)
+
+    def _find_emergency(
+        self, how: How, project: str, value: str
+    ) -> tuple[list[Cached], Tier | None]:
+        if how == "prefixed":  # only whole ids are keys there
+            return [], None
+        asked = {
+            "newest": lambda cache: cache.newest(project),
+            "named": lambda cache: cache.named(project, value),
+            "get": lambda cache: cache.get(value),
+        }[how]
+        row = self._ask_emergency(asked)
+        return ([row], "emergency") if row else ([], None)
+
+    def open(self, row: Cached) -> bytes | None:
+        """The bytes of a row, checked; None when it holds none, or none that are right."""
+        from annoris.envelope import open_  # noqa: PLC0415
+
+        if not row.content:
+            return None
+        session = row.session
+        try:
+            data = open_(row.content, ring=self._keys(), session=session.id, oid=session.oid)
+        except KeyProblem as error:
+            self._complain(f"the cached copy of {session.path} can't be read: {error.message}")
+            return None
+        if oid_of(data) != session.oid or _md5(data) != row.checksum:
+            self._complain(f"the cached copy of {session.path} is not what master holds")
+            return None
+        return data
+
+    # --- writing -----------------------------------------------------------------------------
+
+    def store(
+        self, documents: Iterable[tuple[Session, bytes]], position: int, *, loaded: bool = False
+    ) -> Tier | None:
+        """Keep documents in the hot cache, or while that fails in the emergency cache.
+
+        Answers where they are now; None when no cache took them. ``loaded``: they were read,
+        not saved, so that one second must do.
+        """
+        limits = self._settings.hot
+        try:
+            rows = [self._sealed(session, data, position) for session, data in documents]
+        except (AnnorisError, OSError) as error:
+            self._complain(f"the caches are left out: {error}")
+            return None
+        if limits.url:
+            seconds = limits.load_seconds if loaded else limits.seconds
+            if self._ask_hot(lambda hot: self._put(hot, rows, loaded), seconds) is not None:
+                return "hot"
+        kept = self._ask_emergency(lambda cache: [cache.put(row) for row in rows])
+        return "emergency" if kept and all(kept) else None
+
+    def forget(self, removed: Iterable[tuple[str, int]]) -> None:
+        """Leave a tombstone for each (id, position), so that a late writer can't bring it back."""
+        gone = list(removed)
+        if self._settings.hot.url:
+            done = self._ask_hot(lambda hot: hot.put([], removed=gone), self._settings.hot.seconds)
+            if done is not None:
+                return
+        self._ask_emergency(lambda cache: [cache.remove(id, at) for id, at in gone])
+
+    def project(
+        self,
+        sessions: Callable[[], dict[str, Session]],
+        blobs: Callable[[list[str]], Iterator[tuple[str, bytes]]],
+        tip: str,
+        position: int,
+        master: str,
+    ) -> int | None:
+        """Make the hot cache show ``tip``: what differs is written, what is gone is a tombstone.
+
+        Answers how many rows changed; None when the hot cache can't take part.
+        """
+        if not self._settings.hot.url:
+            return None
+
+        def bring(hot: Hot) -> int:
+            self._prove(hot)
+            state = hot.state()
+            if (state.commit, state.master) == (tip, master):
+                return 0
+            want, have = sessions(), hot.entries()
+            late = [row for row in want.values() if _differs(have.get(row.id), row)]
+            by_oid: dict[str, list[Session]] = {}
+            for row in late:
+                by_oid.setdefault(row.oid, []).append(row)
+            rows = (
+                self._sealed(row, data, position)
+                for oid, data in blobs(list(by_oid))
+                for row in by_oid[oid]
+            )
+            gone = [
+                (id, position) for id, held in have.items() if not held.deleted and id not in want
+            ]
+            changed = hot.put(
+                rows, commit=tip, position=position, master=master, removed=gone, force=True
+            )
+            hot.evict(self._settings.hot.retention_days)
+            return changed
+
+        return self._ask_hot(bring, self._settings.hot.sync_seconds)
+
+    def condition(self) -> list[tuple[str, str]]:
+        """Each configured cache and how it is, for people."""
+        found = []
+        down = self._breaker.state()
+        for tier, url in (
+            ("hot", self._settings.hot.url),
+            ("emergency", self._settings.emergency.url),
+        ):
+            if not url:
+                continue
+            if tier == "hot":
+                answer = self._ask_hot(lambda hot: (hot.ping(), hot.count()), 2.0)
+            else:
+                answer = self._ask_emergency(lambda cache: (cache.ping(), cache.count()))
+            why = down[tier].why if tier in down else "left out"
+            found.append(
+                (
+                    tier,
+                    f"{answer[1]} sessions, answers in {answer[0] * 1000:.1f} ms"
+                    if answer
+                    else why,
+                )
+            )
+        return found
+
+    def _put(self, hot: Hot, rows: list[Cached], loaded: bool) -> int:
+        self._prove(hot)
+        return hot.put(rows, loaded=loaded)
+
+    def _sealed(self, session: Session, data: bytes, position: int) -> Cached:
+        from annoris.envelope import seal  # noqa: PLC0415
+
+        content = seal(data, key=self._keys().current, session=session.id, oid=session.oid)
+        return Cached(session, position, _md5(data), content)
+
+    def _prove(self, hot: Hot) -> None:
+        """Make sure, before anything is written, that our key is the one in use there."""
+        from annoris import envelope  # noqa: PLC0415
+
+        if self._proved:
+            return
+        stored = hot.state()
+        if not stored.version:
+            hot.prepare()
+        ring = self._keys()
+        envelope.check(ring, stored.proof or hot.prove(envelope.proof(ring.current)))
+        self._proved = True
+
+    def _keys(self) -> KeyRing:
+        """The key file, made at the first need; ANNORIS_KEY goes before it."""
+        from annoris import envelope  # noqa: PLC0415
+
+        if self._ring is None:
+            given, path = self._settings.key, self._settings.at("key")
+            if given:
+                self._ring = envelope.load_ring(path, given)
+            else:
+                os.makedirs(self._settings.data_dir, mode=0o700, exist_ok=True)
+                self._ring = envelope.new_key_file(path)
+        return self._ring
+
+    # --- asking ------------------------------------------------------------------------------
+
+    def _ask_hot(self, work: Callable[[Hot], T], seconds: float) -> T | None:
+        """What the hot cache answers within ``seconds``; None while it can't."""
+        if self._breaker.blocked("hot"):
+            return None
+        from annoris.hot import Hot  # noqa: PLC0415
+
+        if self._hot is None:
+            self._hot = Hot(self._settings.hot.url, schema=self._settings.hot.schema)
+        try:
+            with self._hot.within(Deadline(seconds)):
+                try:
+                    answer = work(self._hot)
+                except StorageError:  # no tables yet, or those of an older version
+                    self._hot.prepare()
+                    self._proved = False
+                    answer = work(self._hot)
+        except TierDown as error:
+            self._hot.close()
+            if self._breaker.failed("hot", error.message):
+                self._complain(error.message)
+            return None
+        except (KeyProblem, StorageError) as error:
+            self._complain(f"the hot cache is left out: {error.message}; {error.hint}")
+            return None
+        self._breaker.succeeded("hot")
+        return answer
+
+    def _ask_emergency(self, work: Callable[[Emergency], T]) -> T | None:
+        limits = self._settings.emergency
+        if not limits.url or self._breaker.blocked("emergency"):
+            return None
+        from annoris.emergency import Emergency  # noqa: PLC0415
+
+        if self._emergency is None:
+            self._emergency = Emergency(limits.url, ttl=limits.ttl_seconds)
+        try:
+            answer = work(self._emergency)
+        except TierDown as error:
+            if self._breaker.failed("emergency", error.message):
+                self._complain(error.message)
+            return None
+        except StorageError as error:
+            self._complain(f"the emergency cache is left out: {error.message}")
+            return None
+        self._breaker.succeeded("emergency")
+        return answer
+
+    def _complain(self, text: str) -> None:
+        if text not in self.complaints:
+            self.complaints.append(text)
+
+    def close(self) -> None:
+        for cache in (self._hot, self._emergency):
+            if cache is not None:
+                cache.close()
+
+
+def _differs(held: Held | None, row: Session) -> bool:
+    return held is None or held.deleted or (held.oid, held.path) != (row.oid, row.path)
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
