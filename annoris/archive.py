@@ -194,13 +194,20 @@ class Archive:
         state: State = "refused" if isinstance(error, RemoteRefused) else "queued"
         return state, error.message if error else "another annoris is writing"
 
-    def flush(self, mine: Iterable[str] = ()) -> Outcome:
-        """Deliver what waits; ``mine`` are the drafts whose receipts are wanted."""
+    def flush(self, mine: Iterable[str] = (), *, patient: bool = False) -> Outcome:
+        """Deliver what waits; ``mine`` are the drafts whose receipts are wanted.
+
+        Where master did not answer a moment ago it is asked first, and no longer than a load
+        would, unless ``patient``.
+        """
         from annoris.publish import Outcome, Publisher  # noqa: PLC0415
 
-        deadline = Deadline(self.settings.master.push_seconds)
+        limits = self.settings.master
+        silent = not (patient or self.master.embedded) and self.breaker.blocked(_MASTER)
+        seconds = min(limits.push_seconds, limits.load_seconds) if silent else limits.push_seconds
+        deadline = Deadline(seconds)
         try:
-            outcome = Publisher(self.follower).flush(deadline, mine=mine)
+            outcome = Publisher(self.follower).flush(deadline, mine=mine, ask_first=silent)
         except AnnorisError as error:  # whatever it is, the drafts are kept
             outcome = Outcome(error=error)
             for key in mine:

@@ -64,8 +64,12 @@ class Publisher:
 
     # --- writing master ----------------------------------------------------------------------
 
-    def flush(self, deadline: Deadline, *, mine: Iterable[str] = ()) -> Outcome:
+    def flush(
+        self, deadline: Deadline, *, mine: Iterable[str] = (), ask_first: bool = False
+    ) -> Outcome:
         """Publish what waits. What stopped it, if anything, is in the outcome's ``error``.
+
+        ``ask_first``: find out whether master answers before anything is made for it.
 
         Raises Locked when another process holds the lock until the deadline, StorageError when
         this machine can't write.
@@ -77,13 +81,22 @@ class Publisher:
             drafts, damaged = self.outbox.read()
             outcome = Outcome(damaged=damaged)
             if drafts:
-                self._publish(drafts, own, deadline, outcome)
+                outcome.error = self._unanswered(deadline) if ask_first else None
+                if outcome.error is None:
+                    self._publish(drafts, own, deadline, outcome)
                 self.follower.overlay()
         for key in own - outcome.receipts.keys():
             if receipt := self.outbox.answered(key):
                 outcome.receipts[key] = receipt
         self.master.maintain()
         return outcome
+
+    def _unanswered(self, deadline: Deadline) -> AnnorisError | None:
+        try:
+            self.follower.fetch(deadline)
+        except AnnorisError as error:
+            return error
+        return None
 
     def _publish(
         self, drafts: list[Draft], own: set[str], deadline: Deadline, outcome: Outcome

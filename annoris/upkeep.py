@@ -35,7 +35,7 @@ def sync(archive: Archive, *, force: bool = False) -> Report:
     except RemoteUnreachable as error:
         archive.remember(error)
         raise _undelivered(archive, error) from error
-    outcome = archive.flush()
+    outcome = archive.flush(patient=True)
     receipts = list(outcome.receipts.values())
     if isinstance(outcome.error, RemoteUnreachable):
         raise _undelivered(archive, outcome.error)
