@@ -233,11 +233,14 @@ class Archive:
         fresh: bool = False,
         rev: str = "",
         at: str = "",
+        source: Tier | None = None,
     ) -> Loaded:
-        """The bytes of a session, from whatever still works.
+        """The bytes of a session, from whatever still works, or from ``source`` alone.
 
         ``fresh`` insists on asking master. Raises NotFound, Ambiguous, Unavailable.
         """
+        if source:
+            return self._load_from(source, selector, project)
         if not (fresh or rev or at) and (cached := self._from_caches(selector, project)):
             return cached
         stale = self.look(fresh=fresh)
@@ -247,6 +250,31 @@ class Archive:
         data, tier = self._content(session)
         if self.caches.configured and not session.pending:
             self.caches.store([(session, data)], self.follower.position(), loaded=True)
+        self.notes.keep(session.id, session.literal, session.etag)
+        return Loaded(session, data, tier, checked=self.checked(), stale=stale)
+
+    def _load_from(self, tier: Tier, selector: str, project: str) -> Loaded:
+        """What one tier answers. Raises Unavailable, which says why it does not."""
+        if tier in ("hot", "emergency"):
+            loaded = self._from_caches(selector, project, only=tier)
+            if loaded is None:
+                raise Unavailable(
+                    f"the {tier} cache {self.caches.why_not(tier)}", hint="leave out --from"
+                )
+            return loaded
+        if tier == "master":
+            why = self.look(fresh=True)
+        else:
+            why = "" if self.master.exists() else "there is no clone on this machine yet"
+            self._settle_catalog()
+        if why:
+            raise Unavailable(why, hint="run annoris sync")
+        found = self.find(selector, project)
+        session = self.catalog.base(found.id)
+        if session is None:
+            raise Unavailable(f"{found.path} is not on master yet", hint="run annoris sync")
+        stale = "a newer text waits here, not yet on master" if found.pending else ""
+        data, _ = self._content(session)
         self.notes.keep(session.id, session.literal, session.etag)
         return Loaded(session, data, tier, checked=self.checked(), stale=stale)
 
@@ -282,16 +310,18 @@ class Archive:
         self.breaker.succeeded(_MASTER)
         return ""
 
-    def _from_caches(self, selector: str, project: str) -> Loaded | None:
+    def _from_caches(self, selector: str, project: str, only: Tier | None = None) -> Loaded | None:
         """What a cache answers, when it is right and not older than what this machine knows."""
         if not self.caches.configured or selector.count("/") > 1:
             return None
         project = project or self.default_project()
         owner, _, name = selector.rpartition("/")
-        rows, tier = self.caches.find("named" if selector else "newest", owner or project, name)
+        rows, tier = self.caches.find(
+            "named" if selector else "newest", owner or project, name, only
+        )
         if not rows and re.fullmatch(_ID, selector):
             rows, tier = self.caches.find(
-                "get" if len(selector) == 36 else "prefixed", "", selector
+                "get" if len(selector) == 36 else "prefixed", "", selector, only
             )
         if len(rows) != 1 or tier is None:
             return None
@@ -303,7 +333,11 @@ class Archive:
         if data is None:
             return None
         self.notes.keep(session.id, session.literal, session.etag)
-        stale = "" if tier == "hot" else "the hot cache does not answer"
+        stale = "the hot cache does not answer"
+        if tier == only == "emergency":
+            stale = "the emergency cache holds only what was saved while the hot cache failed"
+        elif tier == "hot":
+            stale = ""
         return Loaded(session, data, tier, checked=self.checked(), stale=stale)
 
     def _outdated(self, row: Cached, newest_of: str) -> bool:

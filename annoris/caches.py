@@ -46,13 +46,15 @@ class Caches:
 
     # --- reading -----------------------------------------------------------------------------
 
-    def find(self, how: How, project: str, value: str) -> tuple[list[Cached], Tier | None]:
+    def find(
+        self, how: How, project: str, value: str, only: Tier | None = None
+    ) -> tuple[list[Cached], Tier | None]:
         """Sessions that a cache has under a selector, and which cache answered, if one did.
 
-        The emergency cache is asked only while the hot cache fails. An empty list from a tier
-        means that it does not know, not that there is none.
+        The emergency cache is asked only while the hot cache fails, or as the ``only`` one. An
+        empty list from a tier means that it does not know, not that there is none.
         """
-        if self._settings.hot.url:
+        if self._settings.hot.url and only != "emergency":
             asked = {
                 "newest": lambda hot: hot.newest(project),
                 "named": lambda hot: hot.named(project, value),
@@ -62,7 +64,7 @@ class Caches:
             found = self._ask_hot(asked, self._settings.hot.load_seconds)
             if found is not None:
                 return found, "hot"
-        return self._find_emergency(how, project, value)
+        return ([], None) if only == "hot" else self._find_emergency(how, project, value)
 
     def _find_emergency(
         self, how: How, project: str, value: str
@@ -76,6 +78,17 @@ class Caches:
         }[how]
         row = self._ask_emergency(asked)
         return ([row], "emergency") if row else ([], None)
+
+    def why_not(self, tier: Literal["hot", "emergency"]) -> str:
+        """Why a cache gave no answer just now, as the end of a sentence that it begins."""
+        url = self._settings.hot.url if tier == "hot" else self._settings.emergency.url
+        if not url:
+            return "is not configured"
+        if down := self._breaker.state().get(tier):
+            return f"did not answer: {down.why}"
+        if self.complaints:
+            return f"can't answer: {'; '.join(self.complaints)}"
+        return "has no one session that fits, or only a revision older than what is known here"
 
     def open(self, row: Cached) -> bytes | None:
         """The bytes of a row, checked; None when it holds none, or none that are right."""

@@ -45,6 +45,7 @@ _NAMES = [field.name for field in fields(Session)]
 _FIELDS = ", ".join(_NAMES)
 _values = attrgetter(*_NAMES)
 _SELECT = f"SELECT {_FIELDS} FROM sessions WHERE "  # noqa: S608 - constants only
+_STATE = "SELECT value FROM state WHERE key = ?"
 _NEWEST = " ORDER BY saved DESC, id DESC"
 _INSERT = (
     f"INSERT INTO sessions (layer, claim, fallback, folded, {_FIELDS}) "  # noqa: S608 - constants
@@ -159,15 +160,17 @@ class Catalog:
         removals: Iterable[str] = (),
         replace_all: bool = False,
         after: str | None = None,
+        patience: float = _BUSY_SECONDS,
     ) -> bool:
         """Make layer 0 show ``commit``: paths removed, then rows added or replaced by path.
 
         One transaction, which other writers wait for; ``upserts`` is consumed row by row.
         ``replace_all`` starts from nothing. ``after`` names the commit that the changes start
         from: when layer 0 shows another by now, nothing happens and the answer is False.
+        ``patience``: seconds to wait for another writer.
         """
-        with self._writing():
-            if after is not None and after != self.commit:
+        with self._writing(patience):
+            if after is not None and after != _value(self._run(_STATE, "commit").fetchall()):
                 return False
             self._run("CREATE TEMP TABLE touched (id TEXT PRIMARY KEY) WITHOUT ROWID")
             if replace_all:
@@ -227,6 +230,11 @@ class Catalog:
         where = "shown = 1 AND project = ? AND name = ? AND name <> ''"
         return self._sessions(where + _NEWEST, project, name)
 
+    def holders(self, project: str, name: str) -> Sessions:
+        """Sessions of that name on master, whatever waits in the outbox."""
+        where = "shown IN (0, 1) AND project = ? AND name = ? AND name <> '' AND layer = 0"
+        return self._sessions(where, project, name)
+
     def prefixed(self, prefix: str) -> Sessions:
         """Sessions of which the id, or its last eight digits, starts so; newest first."""
         prefix = prefix.lower()
@@ -252,7 +260,7 @@ class Catalog:
         limit: int | None = 20,
         before: tuple[str, str] | None = None,
     ) -> Sessions:
-        """Sessions, newest first, saved at ``since`` or later; the case of ``status`` is nothing.
+        """Sessions, newest first, saved at ``since`` or later; case in ``status`` is ignored.
 
         ``before`` is the (saved, id) of the last session of the page before.
         """
@@ -324,8 +332,7 @@ class Catalog:
     # --- SQLite ------------------------------------------------------------------------------
 
     def _state(self, key: str) -> str:
-        rows = self._rows("SELECT value FROM state WHERE key = ?", key)
-        return str(rows[0][0]) if rows else ""
+        return _value(self._rows(_STATE, key))
 
     def _one(self, where: str, *values: object) -> Session | None:
         found = self._sessions(where + " LIMIT 1", *values)
@@ -335,6 +342,7 @@ class Catalog:
         return [_session(row) for row in self._rows(_SELECT + where, *values)]
 
     def _rows(self, sql: str, *values: object) -> Records:
+        """All rows of a statement. Not within ``_writing``: damage closes the connection."""
         with self._guarded():
             return self._run(sql, *values).fetchall()
 
@@ -387,9 +395,10 @@ class Catalog:
         self._run("REINDEX sessions")  # heals damage that no statement has come across
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self, patience: float = _BUSY_SECONDS) -> Iterator[None]:
         """One transaction, at whose end the outbox hides what it must of master."""
         with self._guarded(), self._db:
+            self._run(f"PRAGMA busy_timeout = {round(patience * 1000)}")
             self._run("BEGIN IMMEDIATE")
             yield
             self._run(_UNHIDE)
@@ -581,6 +590,10 @@ def _encoded(value: Any) -> Any:
 
 def _decoded(value: Any) -> Any:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
+def _value(rows: Records) -> str:
+    return str(rows[0][0]) if rows else ""
 
 
 def _folded(status: str) -> str:

@@ -325,6 +325,11 @@ def load_ring(path: str, env_value: str | None = None) -> KeyRing:
     return _ring(path, "line", _read_private(path).splitlines())
 
 
+def read_ring(text: str) -> KeyRing:
+    """The keys in a text that is written as a key file is. Raises KeyProblem as ``load_ring``."""
+    return _ring("the text", "line", text.splitlines())
+
+
 def new_key_file(path: str, key: Key | None = None) -> KeyRing:
     """Make the key file with one key, a new one unless given, and return what the file holds.
 
@@ -383,7 +388,7 @@ def _read_private(path: str) -> str:
     except FileNotFoundError:
         raise KeyProblem(
             f"there is no encryption key: {path} does not exist",
-            hint="run `annoris init` for a first one, or set ANNORIS_KEY to the one you have",
+            hint="run `annoris key new` for a first one, or set ANNORIS_KEY to the one you have",
         ) from None
     except OSError as error:
         raise KeyProblem(f"{path}: the key can't be read: {error.strerror}") from error

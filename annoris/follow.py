@@ -17,6 +17,8 @@ from annoris.master import Master
 from annoris.model import Deadline, Session
 from annoris.outbox import Outbox
 
+_REBUILD_SECONDS = 600.0  # one process makes a catalog anew, the others wait for it
+
 
 class Follower:
     def __init__(self, master: Master, catalog: Catalog, outbox: Outbox) -> None:
@@ -73,10 +75,12 @@ class Follower:
 
     def refresh(self) -> None:
         """Make the catalog show the tip that this machine knows, and the outbox over it."""
-        tip, identity = self.master.tip(), self.master.identity
-        known = self.catalog.commit if self.catalog.master == identity else ""
-        if known != tip or self.catalog.master != identity:
-            self._project(known, tip)
+        identity = self.master.identity
+        while (shown := (self.catalog.commit, self.catalog.master)) != (
+            tip := self.master.tip(),
+            identity,
+        ):
+            self._project(shown[0], tip, fresh=shown[1] != identity)
         if self.catalog.overlay_keys() != self.outbox.waiting():
             self.overlay()
 
@@ -113,9 +117,12 @@ class Follower:
                 details={"lost": lost, "of": len(have)},
             )
 
-    def _project(self, known: str, tip: str) -> None:
-        """Bring layer 0 of the catalog from one commit to another."""
-        identity = self.master.identity
+    def _project(self, shown: str, tip: str, *, fresh: bool) -> None:
+        """Bring layer 0 of the catalog from the commit it shows to ``tip``, or make it anew.
+
+        Nothing happens when another process brings it elsewhere meanwhile.
+        """
+        identity, known = self.master.identity, "" if fresh else shown
         try:
             changes = self.master.diff(known, tip) if known and tip else []
         except StorageError:  # a clone that was made anew may never have seen that commit
@@ -127,6 +134,8 @@ class Follower:
             if change.oid:
                 wanted.setdefault(change.oid, []).append(change.path)
         self.catalog.apply(
+            after=shown,
+            patience=5.0 if known and tip else _REBUILD_SECONDS,
             commit=tip,
             master=identity,
             replace_all=not (known and tip),

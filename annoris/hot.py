@@ -39,6 +39,7 @@ _FEW = 50  # rows that go as parameters of one statement; more go by COPY
 _CHUNK = 50  # contents that are held in memory
 _MATCHES = 10
 _WIDTH = 255  # of VARCHAR columns
+_START = 64  # characters that tell an envelope from any other: its nonce is among them
 
 # What libpq notices of a dead peer; the deadline of a call comes first where that is shorter.
 _DEFAULTS = {
@@ -157,6 +158,15 @@ FROM sessions
 _CONTENTS = f"""
 SELECT {_READ} FROM sessions WHERE id = ANY(%s::uuid[]) AND deleted_at IS NULL
 """  # noqa: S608 - constants only
+# Rows are locked in the order of their ids here too.
+_RESEAL = """
+UPDATE sessions AS held SET content = NULLIF(incoming.content, '')
+FROM unnest(%s::text[], %s::text[], %s::text[]) AS incoming (id, start, content), (
+    SELECT id FROM sessions WHERE id = ANY (%s::uuid[]) ORDER BY id FOR NO KEY UPDATE
+) AS locked
+WHERE held.id = locked.id AND held.id = incoming.id::uuid
+    AND starts_with(held.content, incoming.start)
+"""
 _COUNT = "SELECT count(*) FROM sessions WHERE deleted_at IS NULL"
 # Rows that somebody is writing are not old.
 _EVICT = """
@@ -371,6 +381,18 @@ class Hot:
                 cursors = [db.execute(sql, values) for sql, values in (upsert, *after)]
                 db.execute("COMMIT")
             return cursors
+
+    def reseal(self, swaps: Iterable[tuple[str, str, str]]) -> int:
+        """Put another envelope in the place of one: (id, old, new); answers how many were.
+
+        A row whose content is not the old one any more is left alone. An empty ``new`` evicts.
+        """
+        all_swaps = list(swaps)
+        if not all_swaps:
+            return 0
+        ids, old, new = map(list, zip(*all_swaps, strict=True))
+        starts = [content[:_START] for content in old]
+        return self._run((_RESEAL, (ids, starts, new, ids)))[0].rowcount
 
     def evict(self, days: int) -> int:
         """Drop content neither saved nor loaded for so many days; metadata stays."""

@@ -84,6 +84,7 @@ class Publisher:
                 outcome.error = self._unanswered(deadline) if ask_first else None
                 if outcome.error is None:
                     self._publish(drafts, own, deadline, outcome)
+                self.follower.refresh()
                 self.follower.overlay()
         for key in own - outcome.receipts.keys():
             if receipt := self.outbox.answered(key):
@@ -196,6 +197,7 @@ class Publisher:
         self.follower.mark_checked()
         rows = {path: row for path, row in settled.rows.items() if self.master.included(path)}
         self.catalog.apply(
+            after=tip,  # else a reader is at it, and the next refresh brings it here
             commit=commit,
             master=self.master.identity,
             upserts=[row for row in rows.values() if row],
@@ -271,7 +273,7 @@ class Publisher:
         settled.receipts[draft.key] = _receipt(draft, "master", path, oid=session.oid)
 
     def _name_taken(self, draft: Draft, settled: _Settled) -> bool:
-        taken = [row for row in self.catalog.named(draft.project, draft.name) if not row.pending]
+        taken = self.catalog.holders(draft.project, draft.name)
         taken += [
             row
             for row in settled.view.values()

@@ -6,13 +6,18 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+import redis
 
+from annoris.envelope import new_key
 from annoris.hot import Hot
 from tests.support.githttp import GitServer, bare
 from tests.support.machine import Machine
+from tests.support.proxy import Proxy
 from tests.support.servers import Postgres, Valkey
+from tests.support.tiers import Tiers
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +86,35 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     """One server that speaks Redis for all tests of a process; each has its own namespace."""
     with Valkey(tmp_path_factory.mktemp("valkey"), password="pass w@rd") as running:
         yield running
+
+
+@pytest.fixture
+def tiers(remote: Path, postgres: Postgres, hot_url: str, valkey: Valkey) -> Iterator[Tiers]:
+    parts = urlsplit(hot_url)
+    hot = Proxy(("127.0.0.1", postgres.port))
+    emergency = Proxy(("127.0.0.1", urlsplit(valkey.url).port or 0))
+    user = f"{parts.username}@" if parts.username else ""
+    through = urlunsplit(parts._replace(netloc=f"{user}127.0.0.1:{hot.port}"))
+    with redis.Redis.from_url(valkey.url) as client:
+        client.flushall()
+    try:
+        yield Tiers(remote, hot, emergency, through, valkey.url_at(emergency.port), hot_url)
+    finally:
+        hot.close()
+        emergency.close()
+
+
+@pytest.fixture
+def make(machine: Callable[..., Machine], tiers: Tiers) -> Callable[..., Machine]:
+    """A machine with all three tiers, that asks master at each load. They share one key."""
+    key = new_key().text()
+
+    def made(name: str = "laptop", **settings: str) -> Machine:
+        here = machine(
+            name, tiers.remote, hot_url=tiers.hot_url, emergency_url=tiers.emergency_url,
+            master_fresh_seconds="0.001", master_push_seconds="10", **settings,
+        )  # fmt: skip
+        here.environment.setdefault("ANNORIS_KEY", key)
+        return here
+
+    return made

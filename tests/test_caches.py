@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from collections.abc import Callable
 
 import psycopg
 import pytest
@@ -15,69 +12,11 @@ import redis
 from annoris.envelope import new_key
 from annoris.hot import Hot
 from tests.support.machine import Machine
-from tests.support.proxy import Proxy
 from tests.support.servers import Postgres, Valkey
+from tests.support.tiers import Tiers, forget_failures
 
 CANARY = "canary-7319-zeisig"
 BODY = f"# Notes\n\nThe word is {CANARY}.\n".encode()
-
-
-@dataclass
-class Tiers:
-    """A remote and two caches that can each be taken away."""
-
-    remote: Path
-    hot: Proxy
-    emergency: Proxy
-    hot_url: str
-    emergency_url: str
-    direct: str
-
-    def set(self, *, hot: bool = True, emergency: bool = True, master: bool = True) -> None:
-        self.hot.mode = "pass" if hot else "refuse"
-        self.emergency.mode = "pass" if emergency else "refuse"
-        away = self.remote.with_name("away.git")
-        if master and away.exists():
-            away.rename(self.remote)
-        elif not master and self.remote.exists():
-            self.remote.rename(away)
-
-
-@pytest.fixture
-def tiers(remote: Path, postgres: Postgres, hot_url: str, valkey: Valkey) -> Iterator[Tiers]:
-    parts = urlsplit(hot_url)
-    hot = Proxy(("127.0.0.1", postgres.port))
-    emergency = Proxy(("127.0.0.1", urlsplit(valkey.url).port or 0))
-    user = f"{parts.username}@" if parts.username else ""
-    through = urlunsplit(parts._replace(netloc=f"{user}127.0.0.1:{hot.port}"))
-    with redis.Redis.from_url(valkey.url) as client:
-        client.flushall()
-    try:
-        yield Tiers(remote, hot, emergency, through, valkey.url_at(emergency.port), hot_url)
-    finally:
-        hot.close()
-        emergency.close()
-
-
-@pytest.fixture
-def make(machine: Callable[..., Machine], tiers: Tiers) -> Callable[..., Machine]:
-    """A machine with all three tiers, that asks master at each load. They share one key."""
-    key = new_key().text()
-
-    def made(name: str = "laptop", **settings: str) -> Machine:
-        here = machine(
-            name, tiers.remote, hot_url=tiers.hot_url, emergency_url=tiers.emergency_url,
-            master_fresh_seconds="0.001", master_push_seconds="10", **settings,
-        )  # fmt: skip
-        here.environment.setdefault("ANNORIS_KEY", key)
-        return here
-
-    return made
-
-
-def forget_failures(machine: Machine) -> None:
-    """As if the pause of the breaker were over."""
-    (machine.data / "breaker.json").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("up", list(itertools.product((True, False), repeat=3)))

@@ -675,3 +675,18 @@ def test_case_06_a_name_on_a_machine_that_has_not_seen_the_newest_never_replaces
     assert phone.run("load", "plan", "--body").out == body("v2")
     assert phone.run("save", "-", "--name", "plan", stdin=body("v3")).code == 0
     holds([laptop, phone], remote, {one.id: body("v3")}, anywhere=[body("phone's")])
+
+
+def test_many_first_loads_at_once_make_one_catalog(
+    machine: Callable[..., Machine], remote: Path
+) -> None:
+    """Processes that meet a new clone together all answer; the catalog equals master."""
+    machine("writer", remote).save(*(b"# Note %d\n\ntext\n" % number for number in range(150)))
+    blank = machine("blank", remote)
+    running = [blank.start("list", "--all", "--json", "-n", "500") for _ in range(6)]
+    listed = []
+    for process in running:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err.decode()
+        listed.append({row["id"] for row in json.loads(out)["sessions"]})
+    assert {len(ids) for ids in listed} == {150}

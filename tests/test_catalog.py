@@ -265,7 +265,9 @@ def use_everything(catalog: Catalog, rows: list[Row]) -> None:
     catalog.entries()
     catalog.apply(commit="c2", upserts=[a_row(n, "changed") for n in range(0, 70, 7)])
     catalog.overlay([a_row(n, "waiting", pending=f"k{n}") for n in range(0, 70, 9)], [])
-    catalog.apply(commit="c3", upserts=[], removals=[session.path for session in known[:9]])
+    catalog.apply(
+        commit="c3", upserts=[], after="c2", removals=[session.path for session in known[:9]]
+    )
     catalog.overlay([], [])
     fill(catalog, *rows)
 
@@ -477,6 +479,12 @@ class TestOverlay:
         assert len(catalog.search("fresh")) == 1
         assert catalog.base(an_id(2)) is None
         assert len(catalog.entries()) == 1
+
+    def test_at_one_path_what_waits_goes_before_what_is_there(self, catalog: Catalog) -> None:
+        path = a_row(1).session.path
+        fill(catalog, a_row(1))
+        catalog.overlay([a_row(n, path=path, pending=f"k{n}") for n in (2, 3)], [])
+        assert titles(filter(None, [catalog.at(path)])) == ["Session 3"]
 
     def test_clearing_the_overlay_brings_masters_rows_back(self, catalog: Catalog) -> None:
         fill(catalog, a_row(1, "text"), a_row(2, "text"))

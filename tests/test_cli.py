@@ -30,7 +30,7 @@ from tests.support.machine import Machine, Ran
 Machines = Callable[..., Machine]
 COMMANDS = (
     "save", "load", "list", "search", "history", "diff", "delete",
-    "sync", "outbox", "projects", "status", "doctor", "init",
+    "sync", "outbox", "projects", "status", "doctor", "key", "init",
 )  # fmt: skip
 GOOD = b"# Good\n\n**Status:** open\n\ntext\n"
 RUSSIAN = "# Отчёт о складе\n\n**Статус:** в работе\n\nтекст\n".encode()
@@ -389,6 +389,7 @@ def test_json_of_every_command_is_one_object_with_its_version(machine: Machines)
         ("doctor",): "findings",
         ("init", "--remote", str(remote)): "init",
         ("delete", "no"): "error",
+        ("key", "new"): "key",
     }
     assert {arguments[0] for arguments in keys} == set(COMMANDS)
     for arguments, key in keys.items():

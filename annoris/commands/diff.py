@@ -20,7 +20,7 @@ def diff(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what changed between two revisions of a session, or between two sessions.
+    """Show what changed between revisions. Or, with --with, between two sessions.
 
     \b
     annoris diff auth-refactor

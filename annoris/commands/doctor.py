@@ -10,7 +10,7 @@ from annoris.commands import Json, Quiet, archive, speak
 
 
 def doctor(json: Json = False, quiet: Quiet = False) -> None:
-    """Look for what is wrong with this installation and say what mends it.
+    """Find what is misconfigured. With the command that mends it; exit 9 then.
 
     \b
     annoris doctor

@@ -8,7 +8,7 @@ from annoris.commands import InProject, Json, Quiet, Selector, archive, speak
 def history(
     selector: Selector = "", project: InProject = "", json: Json = False, quiet: Quiet = False
 ) -> None:
-    """Show the revisions of a session, newest first; a deleted one by its path.
+    """Show the revisions of a session. Newest first; a deleted one by its path.
 
     \b
     annoris history auth-refactor

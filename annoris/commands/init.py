@@ -29,7 +29,7 @@ def init(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Set up this machine; with --remote, put master on GitHub and bring what is here there.
+    """Set up this machine or its remote. What was saved here before goes there too.
 
     \b
     annoris init --remote git@github.com:me/sessions.git

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,6 +21,10 @@ def load(
     force: Annotated[bool, typer.Option("--force", help="Let -o replace another file.")] = False,
     body: Annotated[bool, typer.Option("--body", help="Without the front matter.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Insist on asking master first.")] = False,
+    source: Annotated[
+        Literal["hot", "emergency", "master", "clone"] | None,
+        typer.Option("--from", help="Answer from this tier or not at all; master is asked anew."),
+    ] = None,
     rev: Annotated[str, typer.Option(metavar="REV", help="An older revision; see history.")] = "",
     at: Annotated[
         str, typer.Option(metavar="DATE", help="As of 2026-11-24, 2026-11-24T15:00, 3d, 12h.")
@@ -35,7 +39,7 @@ def load(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Bring a session back: rendered on a terminal, byte for byte in a pipe.
+    """Bring a session back. Rendered on a terminal, byte for byte in a pipe.
 
     \b
     annoris load
@@ -46,10 +50,14 @@ def load(
 
     if rev and at:
         raise UsageError("--rev and --at exclude each other", hint="use one of them")
+    if source and (rev or at or (fresh and source != "master")):
+        raise UsageError(
+            f"--from {source} excludes --fresh, --rev and --at", hint="leave one of them out"
+        )
     show = speak(json, quiet)
     with show.working("asking master"):
         where = archive()
-        loaded = where.load(selector, project, fresh=fresh, rev=rev, at=at)
+        loaded = where.load(selector, project, fresh=fresh, rev=rev, at=at, source=source)
     show.complain(where.caches.complaints)
     data = excerpt(loaded.data, body=body, section=section, max_chars=max_chars)
     if not output:

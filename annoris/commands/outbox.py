@@ -14,7 +14,7 @@ Key = Annotated[str, typer.Argument(metavar="KEY", help="As annoris outbox shows
 
 @app.callback(invoke_without_command=True)
 def outbox(context: typer.Context, json: Json = False, quiet: Quiet = False) -> None:
-    """Show what is safe here and not on master: waiting, or set aside with the reason.
+    """Show what is only on this machine. It waits, or is set aside with the reason.
 
     \b
     annoris outbox

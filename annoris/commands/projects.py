@@ -11,7 +11,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @app.callback(invoke_without_command=True)
 def projects(context: typer.Context, json: Json = False, quiet: Quiet = False) -> None:
-    """List projects with their sessions, newest first.
+    """List projects. With the number of sessions, newest first.
 
     \b
     annoris projects

@@ -16,7 +16,7 @@ def search(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find sessions by their text, best first; the start of a word is enough.
+    """Find sessions by their text. Best first; the start of a word is enough.
 
     \b
     annoris search webhook retries

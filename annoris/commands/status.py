@@ -8,7 +8,7 @@ from annoris.commands import Json, Quiet, archive, speak
 
 
 def status(json: Json = False, quiet: Quiet = False) -> None:
-    """Show where one stands: project, master, newest session, what waits.
+    """Show where one stands. Project, master, newest session, what waits.
 
     \b
     annoris status

@@ -16,7 +16,7 @@ def sync(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Deliver what waits here, fetch what is new, and follow master.
+    """Deliver what waits and follow master. A configured hot cache follows too.
 
     \b
     annoris sync

@@ -196,4 +196,4 @@ class _Events:
                     self(f"git {verb}*")
                 yield child
 
-        gitcmd.process = process
+        gitcmd.process = process  # type: ignore[assignment]
