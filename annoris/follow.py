@@ -35,6 +35,8 @@ class Follower:
         before = self.master.tip()
         self.must_be_ours(before)
         found = self.master.fetch(deadline)
+        if not (found or before or self.master.embedded):
+            self._must_be_empty(deadline)
         if found != before:
             if before and not force:
                 self._guard(before, found)
@@ -94,6 +96,16 @@ class Follower:
                 f"what this machine holds was not saved to {self.master.remote} "
                 f"({self.master.branch}); nothing was changed",
                 hint=f"to take it there: annoris init --remote {self.master.remote} --move",
+            )
+
+    def _must_be_empty(self, deadline: Deadline) -> None:
+        """A branch that isn't there is made only in a repository that has none."""
+        branches, default = self.master.branches(deadline)
+        if branches:
+            raise RemoteRefused(
+                f"{self.master.remote} has no branch {self.master.branch}; it has "
+                f"{', '.join(sorted(branches)[:5])}",
+                hint=f"annoris init --remote {self.master.remote} --branch {default or 'NAME'}",
             )
 
     def _guard(self, before: str, found: str) -> None:

@@ -933,3 +933,16 @@ def test_a_slow_or_dead_remote_does_not_keep_a_reader_waiting(
     assert "may be old" in first.err
     assert "may be old" in second.err
     assert server.requests == asked
+
+
+def test_a_wrong_branch_in_the_configuration_makes_no_branch(
+    machine: Machines, remote: Path
+) -> None:
+    """A repository that has branches gets no new one by a slip of the pen."""
+    assert machine("there", remote).run("save", "-", stdin=b"# There\n").code == 0
+    here = machine("here", remote, master_branch="mian")
+    saved = here.run("save", "-", stdin=b"# Here\n")
+    assert saved.code == 10
+    assert "no branch mian; it has main" in saved.text
+    assert here.run("sync").code == 10
+    assert githttp.head(remote, "mian") == ""

@@ -388,6 +388,19 @@ def test_rows_are_taken_one_by_one(hot: Hot) -> None:
     assert most < 100
 
 
+def test_reseal_replaces_the_envelope_that_it_was_made_from_and_no_other(hot: Hot) -> None:
+    """A row that was written or evicted meanwhile keeps what it has; an empty envelope evicts."""
+    same, newer, evicted, damaged = (str(uuid.uuid4()) for _ in range(4))
+    hot.put(cached(id, content=f"old-{id}") for id in (same, newer, evicted, damaged))
+    hot.put([cached(newer, 2, "newer", oid="b" * 40)])
+    hot.reseal([(evicted, f"old-{evicted}", "")])
+    swaps = [(id, f"old-{id}", f"new-{id}") for id in (same, newer, evicted)]
+    assert hot.reseal([*swaps, (damaged, f"old-{damaged}", "")]) == 2
+    held = {row.session.id: row.content for row in hot.contents([same, newer, evicted, damaged])}
+    assert held == {same: f"new-{same}", newer: "newer", evicted: "", damaged: ""}
+    assert hot.reseal([]) == 0
+
+
 def test_the_first_key_proof_is_the_one_that_counts(hot: Hot) -> None:
     assert hot.prove("one") == "one"
     assert hot.prove("two") == "one"
