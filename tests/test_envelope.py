@@ -421,7 +421,7 @@ def test_a_key_file_that_others_may_read_is_refused_with_the_command_to_run(
 def test_a_missing_key_file_says_what_to_do(path: str) -> None:
     with pytest.raises(KeyProblem, match="does not exist") as caught:
         envelope.load_ring(path)
-    assert "annoris init" in caught.value.hint
+    assert "annoris key new" in caught.value.hint
 
 
 def test_what_is_no_file_is_refused_at_once(path: str) -> None:

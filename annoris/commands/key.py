@@ -37,7 +37,7 @@ def key(context: typer.Context, json: Json = False, quiet: Quiet = False) -> Non
 
 @app.command()
 def check(json: Json = False, quiet: Quiet = False) -> None:
-    """Say which key seals, where it comes from, and whether the hot cache accepts it.
+    """Try the keys on the hot cache. And say which one seals and where it comes from.
 
     \b
     annoris key check
@@ -58,7 +58,7 @@ def check(json: Json = False, quiet: Quiet = False) -> None:
 
 @app.command()
 def new(json: Json = False, quiet: Quiet = False) -> None:
-    """Make the first key and print its recovery phrase, once.
+    """Make the first key. Its recovery phrase is printed, once.
 
     \b
     annoris key new
@@ -76,7 +76,7 @@ def new(json: Json = False, quiet: Quiet = False) -> None:
 
 @app.command()
 def export(passphrase_file: PassphraseFile = "", json: Json = False, quiet: Quiet = False) -> None:
-    """Print the recovery phrase of the current key, or all keys under a passphrase.
+    """Print keys to carry them over. The current one as a phrase, all under a passphrase.
 
     \b
     annoris key export > phrase.txt
@@ -104,7 +104,7 @@ def import_(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a key from another machine the current one here; the others stay.
+    """Take keys from another machine. The first of them seals here, the others stay.
 
     \b
     annoris key import phrase.txt
@@ -123,7 +123,7 @@ def import_(
 
 @app.command()
 def rotate(json: Json = False, quiet: Quiet = False) -> None:
-    """Make a new key and seal again what the hot cache holds; finishes one that was stopped.
+    """Seal everything under a new key. Or go on with a rotation that was stopped.
 
     \b
     annoris key rotate

@@ -62,7 +62,7 @@ READS = {
     "Catalog.close", "Catalog.commit", "Catalog.master", "Catalog.overlay_keys", "Catalog.get",
     "Catalog.at", "Catalog.base", "Catalog.named", "Catalog.prefixed", "Catalog.newest",
     "Catalog.list", "Catalog.count", "Catalog.search", "Catalog.projects", "Catalog.twin",
-    "Catalog.entries", "Catalog.settled", "Catalog.near",
+    "Catalog.entries", "Catalog.settled", "Catalog.holders", "Catalog.near",
     "Follower.checked", "Follower.position", "Follower.must_be_ours",
     "Breaker.blocked", "Breaker.state",
     "Archive.find", "Archive.default_project", "Archive.sessions", "Archive.search",
