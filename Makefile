@@ -40,6 +40,6 @@ bench: $(INSTALLED)  ## Time each verb against its floor
 	$(BIN)/python benchmarks/bench.py
 
 clean:  ## Remove what these targets made
-	rm -rf .venv .demo dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .PHONY: help install demo test lint type format coverage bench clean

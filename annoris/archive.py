@@ -595,8 +595,9 @@ def _project_here() -> str:
     from annoris import gitcmd  # noqa: PLC0415
 
     result = gitcmd.run(["git", "-C", folder, "config", "--get", "remote.origin.url"], Deadline(5))
-    url = gitcmd.text(result.output).strip().rstrip("/")
-    return re.split(r"[/:\\]", url)[-1].removesuffix(".git")
+    url = gitcmd.text(result.output).strip()
+    name = re.split(r"[/:\\]", os.path.normpath(url) if url else "")[-1].removesuffix(".git")
+    return "" if name in (".", "..") else name
 
 
 def _iso(moment: float) -> str:

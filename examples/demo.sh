@@ -2,9 +2,9 @@
 # The main job on real input, in a folder of its own: nothing else on this machine is touched.
 set -eu
 cd "$(dirname "$0")/.."
-demo="$PWD/.demo"
-rm -rf "$demo"
-mkdir -p "$demo/desk"
+demo=$(mktemp -d)
+trap 'rm -rf "$demo"' EXIT
+mkdir "$demo/desk"
 ANNORIS_DATA_DIR="$demo/data" ANNORIS_CONFIG="" XDG_CONFIG_HOME="$demo/config"
 export ANNORIS_DATA_DIR ANNORIS_CONFIG XDG_CONFIG_HOME
 input="$PWD/examples/sessions"

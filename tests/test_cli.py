@@ -569,3 +569,23 @@ def test_a_command_imports_nothing_heavy_that_it_does_not_use(
     loaded = set(done.stderr.decode().rpartition("imported:")[2].split())
     assert "typer" in loaded
     assert loaded & HEAVY <= allowed
+
+
+@pytest.mark.parametrize(
+    ("remote", "project"),
+    [
+        ("git@github.com:me/shop.git", "shop"),
+        ("https://github.com/me/shop/", "shop"),
+        ("/srv/git/shop.git/.", "shop"),
+        (".", "default"),
+        ("..", "default"),
+    ],
+)
+def test_the_project_is_named_after_the_remote_of_this_folder(
+    machine: Callable[..., Machine], remote: str, project: str
+) -> None:
+    """A path is read as it resolves; one that names nothing leaves the configured default."""
+    here = machine()
+    subprocess.run(["git", "init", "-q", here.desk], check=True)
+    subprocess.run(["git", "-C", here.desk, "remote", "add", "origin", remote], check=True)
+    assert here.run("status", "--json").json["status"]["project"] == project
