@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -33,6 +35,10 @@ class Ran:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+def _interruptible() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Machine:
@@ -69,6 +75,8 @@ class Machine:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # A shell that runs the tests in the background has Ctrl-C ignored in all of them.
+            preexec_fn=_interruptible,  # noqa: PLW1509 - nothing but a system call
         )
 
     def run(
@@ -98,18 +106,14 @@ class Machine:
     def save(self, *documents: bytes, **options: Any) -> list[Receipt]:
         """Save through the library."""
         archive = self.archive()
-        try:
+        with contextlib.closing(archive), contextlib.chdir(self.desk):
             sources = [Source(f"{number}.md", data) for number, data in enumerate(documents, 1)]
             return archive.save(sources, SaveOptions(**options))
-        finally:
-            archive.close()
 
     def load(self, selector: str = "", **options: Any) -> bytes:
         archive = self.archive()
-        try:
+        with contextlib.closing(archive), contextlib.chdir(self.desk):
             return archive.load(selector, **options).data
-        finally:
-            archive.close()
 
     def sync(self, *arguments: str) -> Ran:
         return self.run("sync", *arguments)
@@ -117,7 +121,5 @@ class Machine:
     def loads(self, ids: Sequence[str]) -> list[bytes]:
         """Bodies of many sessions, in order."""
         archive = self.archive()
-        try:
+        with contextlib.closing(archive), contextlib.chdir(self.desk):
             return [archive.load(id).data for id in ids]
-        finally:
-            archive.close()
