@@ -36,7 +36,7 @@ class Follower:
         self.must_be_ours(before)
         found = self.master.fetch(deadline)
         if not (found or before or self.master.embedded):
-            self._must_be_empty(deadline)
+            found = self._first(deadline)
         if found != before:
             if before and not force:
                 self._guard(before, found)
@@ -98,15 +98,18 @@ class Follower:
                 hint=f"to take it there: annoris init --remote {self.master.remote} --move",
             )
 
-    def _must_be_empty(self, deadline: Deadline) -> None:
-        """A branch that isn't there is made only in a repository that has none."""
+    def _first(self, deadline: Deadline) -> str:
+        """The tip of a branch that was not there: it is made only in a repository that has none."""
         branches, default = self.master.branches(deadline)
+        if self.master.branch in branches:  # another machine has made it this very moment
+            return self.master.fetch(deadline)
         if branches:
             raise RemoteRefused(
                 f"{self.master.remote} has no branch {self.master.branch}; it has "
                 f"{', '.join(sorted(branches)[:5])}",
                 hint=f"annoris init --remote {self.master.remote} --branch {default or 'NAME'}",
             )
+        return ""
 
     def _guard(self, before: str, found: str) -> None:
         have = self.master.tree(before)
