@@ -465,6 +465,11 @@ class Archive:
         while revisions and (origin := self._moved_from(session.id, revisions[-1])):
             older = [item for item in self.master.log(origin) if item.oid]
             revisions += [item for item in older if item not in revisions]
+        if not revisions:
+            raise NotFound(
+                f"{session.short or path} is not on master yet, so it has no revisions",
+                hint="annoris sync delivers it; annoris load shows it as it is",
+            )
         return session, revisions
 
     def diff(

@@ -644,7 +644,7 @@ class Hot:
             hint = f"let the owner of the database run: {grant.format(**self._names)}"
         elif isinstance(error, (errors.UndefinedTable, errors.DivisionByZero)):
             said = f"its tables in schema {self._schema} are missing or of another version"
-            hint = "annoris sync --full makes them anew"
+            hint = "annoris sync makes them anew"
         elif isinstance(error, errors.DuplicateTable):
             hint = "that table is not Annoris's: give the hot cache a schema of its own"
         return StorageError(f"the hot cache (PostgreSQL) refuses: {said}", hint=hint)

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 import redis
 
-from annoris.envelope import new_key
+from annoris.envelope import new_key, read_ring, seal
 from annoris.hot import Hot
 from tests.support.machine import Machine
 from tests.support.servers import Postgres, Valkey
@@ -233,3 +233,19 @@ def test_a_load_that_the_caches_answer_asks_master_nothing(
     blank = make("blank")
     assert blank.run("load").code == 0
     assert not (blank.data / "clone.git").exists()
+
+
+def test_case_20_what_opens_but_is_not_masters_text_is_a_miss(
+    make: Callable[..., Machine], tiers: Tiers
+) -> None:
+    """An envelope under the right key, id and blob id that holds other bytes is never shown."""
+    here = make()
+    receipt = here.save(BODY)[0]
+    key = read_ring(here.environment["ANNORIS_KEY"]).current
+    forged = seal(b"# Forged\n", key=key, session=receipt.id, oid=receipt.oid)
+    with psycopg.connect(tiers.direct) as db:
+        db.execute("UPDATE annoris.sessions SET content = %s", [forged])
+    loaded = here.run("load")
+    assert loaded.code == 0
+    assert loaded.out.endswith(BODY)
+    assert "is not what master holds" in loaded.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import unicodedata
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -364,3 +365,19 @@ def test_case_27_broken_front_matter_is_refused_with_its_line_and_adopted_as_tex
     commit(remote, {"sessions/x/hand.md": data})
     holds([laptop], remote, {}, anywhere=[data])
     assert laptop.load("sessions/x/hand.md") == data
+
+
+def test_a_blob_of_the_clone_with_other_bytes_is_never_shown(
+    machine: Callable[..., Machine],
+) -> None:
+    """An object that unpacks well but is not what its name says is an error, not a text."""
+    here = machine()
+    oid = here.save(b"# True\n\ntext\n")[0].oid
+    path = here.data / "clone.git" / "objects" / oid[:2] / oid[2:]
+    false = zlib.decompress(path.read_bytes()).replace(b"# True", b"# Lies")
+    path.chmod(0o600)
+    path.write_bytes(zlib.compress(false))
+    loaded = here.run("load")
+    assert loaded.code in (5, 74)
+    assert loaded.out == b""
+    assert "damaged" in loaded.err or "corrupt" in loaded.err

@@ -589,3 +589,17 @@ def test_the_project_is_named_after_the_remote_of_this_folder(
     subprocess.run(["git", "init", "-q", here.desk], check=True)
     subprocess.run(["git", "-C", here.desk, "remote", "add", "origin", remote], check=True)
     assert here.run("status", "--json").json["status"]["project"] == project
+
+
+@pytest.mark.parametrize(
+    "arguments", ["history", "diff", "load --rev abcd", "load --at 2030-01-01"]
+)
+def test_what_only_waits_here_has_no_revisions_and_says_so(
+    arguments: str, machine: Machines
+) -> None:
+    here = machine(remote="http://127.0.0.1:9/none.git", master_push_seconds="3")
+    assert here.run("save", "-", stdin=GOOD).code == 75
+    ran = here.run(*arguments.split())
+    assert ran.code == 3
+    calm(ran)
+    assert "is not on master yet" in ran.err
