@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -35,12 +35,14 @@ from annoris.model import (
     Project,
     Receipt,
     Revision,
+    Run,
     Session,
     State,
     Tier,
 )
 from annoris.notes import Notes
 from annoris.outbox import Outbox
+from annoris.runs import Runs
 from annoris.settings import Settings
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class Archive:
         self.breaker = breaker
         self.caches = Caches(settings, breaker)
         self.notes = Notes(settings.at("seen"))
+        self.runs = Runs(settings.at("runs.jsonl"))
         self.follower = Follower(master, catalog, outbox)
 
     def close(self) -> None:
@@ -222,6 +225,18 @@ class Archive:
             self.breaker.failed(_MASTER, error.message)
         elif error is None and not self.master.embedded:
             self.breaker.succeeded(_MASTER)
+
+    def edit(self, path: str, change: Callable[[bytes | None], bytes | None], message: str) -> bool:
+        """Change a file on master that is no session; see Publisher.edit."""
+        from annoris.publish import Publisher  # noqa: PLC0415
+
+        deadline = Deadline(self.settings.master.push_seconds)
+        return Publisher(self.follower).edit(path, change, message, deadline)
+
+    def record(self, run: Run) -> None:
+        """Note a run here and, where there is a hot cache that works, in its sync_log."""
+        self.runs.add(run)
+        self.caches.log(run)
 
     # --- loading -----------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from annoris.breaker import Breaker
 from annoris.errors import AnnorisError, KeyProblem, StorageError, TierDown
 from annoris.follow import oid_of
-from annoris.model import Cached, Deadline, Held, Session, Tier
+from annoris.model import Cached, Deadline, Held, Run, Session, Tier
 from annoris.settings import Settings
 
 if TYPE_CHECKING:
@@ -179,6 +179,11 @@ class Caches:
             return changed
 
         return self._ask_hot(bring, self._settings.hot.sync_seconds)
+
+    def log(self, run: Run) -> None:
+        """Note a run in the hot cache's sync_log, if it works."""
+        if self._settings.hot.url:
+            self._ask_hot(lambda hot: hot.log(run), self._settings.hot.seconds)
 
     def condition(self) -> list[tuple[str, str]]:
         """Each configured cache and how it is, for people."""

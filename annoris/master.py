@@ -223,6 +223,13 @@ class Master:
         """The bytes of one blob. Raises StorageError when the clone can't give them."""
         return self._local("cat-file", "blob", oid)
 
+    def file(self, commit: str, path: str) -> bytes | None:
+        """The bytes of any file of a commit, session or not; None when there is none."""
+        question = f"{commit}:{path}\n".encode(errors="surrogateescape")
+        header, _, rest = self._local("cat-file", "--batch", stdin=question).partition(b"\n")
+        kind = header.split(b" ")[-2:-1]
+        return rest[:-1] if kind == [b"blob"] else None
+
     def blobs(self, oids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Many blobs by one process, each once; in the order asked while they are few.
 

@@ -191,6 +191,18 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that verify holds to be wrong. ``kind`` is a word of a documented list."""
+
+    kind: str
+    where: str  # a tier, or the file that it is about
+    about: str  # a session's id, a path, a key; empty: the thing as a whole
+    message: str
+    mend: str = ""  # the command that mends it
+    healed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
     """What sessions belong to. Revenues are exact decimals, kept as text."""
 

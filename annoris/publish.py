@@ -12,8 +12,9 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from annoris import document, naming, plan
 from annoris.catalog import Row
@@ -24,8 +25,10 @@ from annoris.errors import (
 )
 from annoris.follow import Follower, make_row, oid_of
 from annoris.gitcmd import LostRace
-from annoris.master import Commit
+from annoris.master import Commit, now
 from annoris.model import Deadline, Document, Draft, Receipt, Session
+
+T = TypeVar("T")
 
 _TRIES = 3  # for a server that does not answer; a lost race is tried until the deadline
 
@@ -148,8 +151,54 @@ class Publisher:
         groups[:0] = [group[:middle], group[middle:]]
         return True
 
+    def edit(
+        self,
+        path: str,
+        change: Callable[[bytes | None], bytes | None],
+        message: str,
+        deadline: Deadline,
+    ) -> bool:
+        """Bring a file that is no session to master; False when ``change`` leaves it as it is.
+
+        ``change`` gets the newest bytes (None: no such file) and answers the new ones (None: to
+        be removed); it is asked again when another machine was faster. Nothing of it waits in
+        the outbox: it raises Locked, RemoteRefused or RemoteUnreachable, and nothing was done.
+        """
+
+        def attempt(tip: str, fresh: bool) -> bool:
+            if not fresh:
+                raise _AskFirst
+            before = self.master.file(tip, path) if tip else None
+            after = change(before)
+            if after == before:
+                return False
+            made = self.master.commit(tip, [Commit({path: after}, message, now())])
+            self.master.push(made, tip, deadline)
+            self.follower.mark_checked()
+            return True
+
+        self.master.create()
+        with self.master.lock(deadline):
+            changed = self._swap(attempt, deadline)
+            self.follower.refresh()
+        return changed
+
     def _push(self, drafts: list[Draft], deadline: Deadline) -> _Settled:
-        """Bring one group to master, however often others are faster."""
+        """Bring one group to master."""
+
+        def attempt(tip: str, fresh: bool) -> _Settled:
+            settled = self._settle(drafts, fresh)
+            if settled.commits:
+                self._write(settled, drafts, tip, deadline)
+            return settled
+
+        return self._swap(attempt, deadline)
+
+    def _swap(self, attempt: Callable[[str, bool], T], deadline: Deadline) -> T:
+        """Make ``attempt`` on master's tip, however often others are faster.
+
+        It is told the tip, and whether master itself gave it just now.
+        """
         fresh = self.master.embedded
         silent = races = 0
         self.follower.must_be_ours(self.master.tip())
@@ -158,11 +207,8 @@ class Publisher:
             fresh = True
         while True:
             self.follower.refresh()
-            tip = self.master.tip()
             try:
-                settled = self._settle(drafts, fresh)
-                if settled.commits:
-                    self._write(settled, drafts, tip, deadline)
+                return attempt(self.master.tip(), fresh)
             except _AskFirst:
                 self.follower.fetch(deadline)
                 fresh = True
@@ -181,8 +227,6 @@ class Publisher:
                 if silent >= _TRIES or deadline.over:
                     raise
                 time.sleep(deadline.left(random.uniform(0, 0.2 * 2**silent)))  # noqa: S311 - jitter
-            else:
-                return settled
 
     def _write(self, settled: _Settled, drafts: list[Draft], tip: str, deadline: Deadline) -> None:
         by_batch: dict[str, list[Draft]] = {}

@@ -45,17 +45,18 @@ EFFECTS = {
     "Master.fetch", "Master.maintain", "Master.claim",
     "Catalog.apply", "Catalog.overlay", "Catalog.reopen",
     "Follower.fetch", "Follower.mark_checked", "Follower.refresh", "Follower.overlay",
-    "Publisher.flush",
+    "Publisher.flush", "Publisher.edit",
     "Breaker.failed", "Breaker.succeeded",
     "Archive.save", "Archive.delete", "Archive.load", "Archive.look", "Archive.flush",
-    "Archive.remember",
+    "Archive.remember", "Archive.edit", "Archive.record",
 }  # fmt: skip
 # … and those that only read, or have no effects but through one of the above.
 READS = {
     "Outbox.batches", "Outbox.waiting", "Outbox.read", "Outbox.find", "Outbox.aside",
     "Master.embedded", "Master.identity", "Master.included", "Master.exists", "Master.lock",
     "Master.tip", "Master.fetched", "Master.tree", "Master.diff", "Master.blob", "Master.blobs",
-    "Master.log", "Master.removed_with", "Master.once", "Master.applied", "Master.changed_at",
+    "Master.log", "Master.file",
+    "Master.removed_with", "Master.once", "Master.applied", "Master.changed_at",
     "Master.deliberate", "Master.documents", "Master.founded", "Master.descends", "Master.count",
     "Master.branches", "Master.claimed", "Master.local_remote",
     "Master.check", "Master.mend",
