@@ -154,12 +154,21 @@ def run(
     deadline: Deadline,
     stdin: bytes = b"",
     extra: Mapping[str, str] | None = None,
+    *,
+    grace: float = 0.0,
 ) -> Result:
-    """Run a command to its end; code -1 and no output when the deadline came first."""
+    """Run a command to its end; code -1 and no output when the deadline came first.
+
+    ``grace``: seconds that it has then to end by itself, once asked to.
+    """
     with process(command, environment(extra), subprocess.PIPE, subprocess.PIPE) as child:
         try:
             output, errors = child.communicate(stdin, timeout=max(0.05, deadline.left()))
         except subprocess.TimeoutExpired:
+            if grace:
+                child.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.communicate(timeout=grace)
             return Result(-1, b"", "no answer within the time limit")
     return Result(child.returncode, output, text(errors))
 

@@ -114,6 +114,14 @@ def default_path(env: Mapping[str, str]) -> str:
     return os.path.join(os.path.expanduser(base), "annoris", "config.toml")
 
 
+def outside(environ: Mapping[str, str]) -> list[str]:
+    """Names that only this shell or this folder's ``.env`` sets: cron would not see them."""
+    found = {name for name, value in {**_dotenv(), **environ}.items() if value}
+    places = {"ANNORIS_DATA_DIR", "ANNORIS_CONFIG"}  # these go along as arguments
+    ours = {name for name in found if name.startswith("ANNORIS_") or name in _FOREIGN}
+    return sorted(ours - places)
+
+
 def write(path: str, changes: Mapping[str, Mapping[str, object]]) -> None:
     """Set keys of sections in config.toml, keeping every other line. A new file is made 0600."""
     import tomlkit  # noqa: PLC0415

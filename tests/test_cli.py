@@ -30,7 +30,7 @@ from tests.support.machine import Machine, Ran
 Machines = Callable[..., Machine]
 COMMANDS = (
     "save", "load", "list", "search", "history", "diff", "delete",
-    "sync", "outbox", "projects", "status", "doctor", "key", "init",
+    "sync", "outbox", "projects", "status", "doctor", "key", "schedule", "init",
 )  # fmt: skip
 GOOD = b"# Good\n\n**Status:** open\n\ntext\n"
 RUSSIAN = "# Отчёт о складе\n\n**Статус:** в работе\n\nтекст\n".encode()
@@ -390,6 +390,7 @@ def test_json_of_every_command_is_one_object_with_its_version(machine: Machines)
         ("init", "--remote", str(remote)): "init",
         ("delete", "no"): "error",
         ("key", "new"): "key",
+        ("schedule", "show"): "schedule",
     }
     assert {arguments[0] for arguments in keys} == set(COMMANDS)
     for arguments, key in keys.items():
