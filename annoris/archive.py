@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -329,10 +329,11 @@ class Archive:
         """What a cache answers, when it is right and not older than what this machine knows."""
         if not self.caches.configured or selector.count("/") > 1:
             return None
-        project = project or self.default_project()
+        self._settle_catalog()
         owner, _, name = selector.rpartition("/")
+        project = self._project(project)
         rows, tier = self.caches.find(
-            "named" if selector else "newest", owner or project, name, only
+            "named" if selector else "newest", self._project(owner or project), name, only
         )
         if not rows and re.fullmatch(_ID, selector):
             rows, tier = self.caches.find(
@@ -340,7 +341,6 @@ class Archive:
             )
         if len(rows) != 1 or tier is None:
             return None
-        self._settle_catalog()
         session = rows[0].session
         if self._outdated(rows[0], project if not selector else ""):
             return None
@@ -392,7 +392,7 @@ class Archive:
 
     def find(self, selector: str, project: str = "") -> Session:
         """The session that a selector names: nothing (newest), name, project/name, id, path."""
-        project = project or self.default_project()
+        project = self._project(project)
         if not selector:
             newest = self.catalog.newest(project)
             if newest is None:
@@ -426,7 +426,7 @@ class Archive:
         owner, _, name = selector.rpartition("/")
         found = self.catalog.named(project, selector)
         if not found and owner:
-            found = self.catalog.named(owner, name)
+            found = self.catalog.named(self._project(owner), name)
         if not found and "/" in selector:
             found = [row for row in [self.catalog.at(selector)] if row]
         if not found and re.fullmatch(_ID, selector):
@@ -435,7 +435,11 @@ class Archive:
 
     def default_project(self) -> str:
         """This folder's git remote, else the configured default."""
-        return _project_here() or self.settings.project
+        return self.catalog.canonical(_project_here() or self.settings.project)
+
+    def _project(self, name: str) -> str:
+        """The project that is meant, by the name that it has now."""
+        return self.catalog.canonical(name) if name else self.default_project()
 
     def sessions(
         self,
@@ -448,7 +452,7 @@ class Archive:
     ) -> tuple[list[Session], str]:
         """Sessions, newest first, and why the list may be old."""
         stale = self.look()
-        chosen = None if everything else project or self.default_project()
+        chosen = None if everything else self._project(project)
         moment = parse_moment(since, end=False) if since else None
         return self.catalog.list(
             project=chosen, status=status or None, since=moment, limit=limit
@@ -457,11 +461,57 @@ class Archive:
     def search(self, text: str, *, project: str = "", limit: int = 20) -> tuple[list[Hit], str]:
         """Sessions that hold every word, best first."""
         stale = self.look()
-        return self.catalog.search(text, project=project or None, limit=limit), stale
+        chosen = self._project(project) if project else None
+        return self.catalog.search(text, project=chosen, limit=limit), stale
 
     def projects(self) -> list[Project]:
+        """All projects by name, those without a file included."""
         self.look()
         return self.catalog.projects()
+
+    def project(self, name: str) -> Project:
+        """A project by its name, present or former; nothing: this folder's. Raises NotFound."""
+        known = self.projects()
+        name = self._project(name)
+        for project in known:
+            if project.name == name:
+                return project
+        from difflib import get_close_matches  # noqa: PLC0415
+
+        near = get_close_matches(name, [project.name for project in known], 3)
+        raise NotFound(
+            f"no project {name!r}",
+            hint=f"did you mean {', '.join(near)}?" if near else "see them: annoris projects",
+            details={"near": near},
+        )
+
+    def set_project(self, name: str, changes: Mapping[str, str]) -> bool:
+        """Change what a project's file on master says, or make one; whether anything changed.
+
+        ``changes``: keys of the file; an empty value takes one away, ``name`` is another name.
+        Raises UsageError, NotFound for a rename of what is not there, DocumentRefused for a
+        file that can't be read, and what ``edit`` raises.
+        """
+        from annoris import projects  # noqa: PLC0415
+        from annoris.publish import new_project  # noqa: PLC0415
+
+        wanted = projects.checked(changes)
+        self.look()
+        if other := wanted.get("name"):
+            self._must_be_free(other, name)
+        name = self._project(name)
+        project = self.catalog.project(name) or new_project(self.catalog, name)
+        told = " ".join(f"Set project {name}".split())[:60]
+        return self.edit(project.path, lambda data: projects.edited(data, wanted, project), told)
+
+    def _must_be_free(self, other: str, name: str) -> None:
+        """Refuse another name that a project has or had, other than the one that gets it."""
+        known = self.project(name)
+        holder = self.catalog.project(other)
+        if holder and holder.path != known.path:
+            raise UsageError(
+                f"there is a project {other!r} already", hint=f"annoris projects show {other!r}"
+            )
 
     def history(self, selector: str, project: str = "") -> tuple[Session, list[Revision]]:
         """Revisions of a session, newest first, through moves made by hand.

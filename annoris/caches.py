@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from annoris.breaker import Breaker
 from annoris.errors import AnnorisError, KeyProblem, StorageError, TierDown
 from annoris.follow import oid_of
-from annoris.model import Cached, Deadline, Held, Run, Session, Tier
+from annoris.model import Cached, Deadline, Held, Project, Run, Session, Tier
 from annoris.settings import Settings
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ class Caches:
         tip: str,
         position: int,
         master: str,
+        projects: Callable[[], list[Project]],
     ) -> int | None:
         """Make the hot cache show ``tip``: what differs is written, what is gone is a tombstone.
 
@@ -172,7 +173,8 @@ class Caches:
             gone = [
                 (id, position) for id, held in have.items() if not held.deleted and id not in want
             ]
-            changed = hot.put(
+            changed = hot.projects(projects(), whole=True)
+            changed += hot.put(
                 rows, commit=tip, position=position, master=master, removed=gone, force=True
             )
             hot.evict(self._settings.hot.retention_days)

@@ -20,14 +20,14 @@ import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Any
 
 from annoris.errors import StorageError, UsageError
-from annoris.model import Deadline, Hit, Project, Session
+from annoris.model import Deadline, Hit, Project, ProjectFile, Session
 
-VERSION = 1  # of sql/catalog.sql; a catalog of another version is thrown away
+VERSION = 2  # of sql/catalog.sql; a catalog of another version is thrown away
 
 _BUSY_SECONDS = 5.0
 _CHUNK = 2_000_000  # characters of text that are held in memory
@@ -48,8 +48,8 @@ _SELECT = f"SELECT {_FIELDS} FROM sessions WHERE "  # noqa: S608 - constants onl
 _STATE = "SELECT value FROM state WHERE key = ?"
 _NEWEST = " ORDER BY saved DESC, id DESC"
 _INSERT = (
-    f"INSERT INTO sessions (layer, claim, fallback, folded, {_FIELDS}) "  # noqa: S608 - constants
-    f"VALUES ({', '.join('?' * (4 + len(_NAMES)))})"
+    f"INSERT INTO sessions (layer, claim, fallback, folded, stated, {_FIELDS}) "  # noqa: S608 - constants
+    f"VALUES ({', '.join('?' * (5 + len(_NAMES)))})"
 )
 
 # A claim that equals some file's fallback belongs to that file, else to the smallest path. So
@@ -73,6 +73,13 @@ UPDATE sessions SET shown = 1 WHERE shown = 0 AND id NOT IN (SELECT id FROM wait
 _HIDE = """
 UPDATE sessions SET shown = 0 WHERE layer = 0 AND id IN (SELECT id FROM waiting)
 """
+
+# A project that got another name takes its sessions along, whatever their documents say.
+_RENAME = """
+UPDATE sessions SET project = ifnull((SELECT name FROM former WHERE alias = stated), stated)
+WHERE project <> ifnull((SELECT name FROM former WHERE alias = stated), stated)
+"""
+_PROJECT = "SELECT name, id, status, priority, target_revenue, current_revenue, created, path"
 
 # The best first, without snippets, which cost more than ranks; then one pass for theirs. The
 # unary plus keeps SQLite from a full-text query for each of them.
@@ -130,6 +137,7 @@ class Catalog:
         """
         self._path = path
         self._db = _open(path)
+        self._former: dict[str, str] = {}
 
     def close(self) -> None:
         self._db.close()
@@ -158,6 +166,7 @@ class Catalog:
         master: str = "",
         upserts: Iterable[Row],
         removals: Iterable[str] = (),
+        projects: Iterable[ProjectFile] = (),
         replace_all: bool = False,
         after: str | None = None,
         patience: float = _BUSY_SECONDS,
@@ -165,6 +174,7 @@ class Catalog:
         """Make layer 0 show ``commit``: paths removed, then rows added or replaced by path.
 
         One transaction, which other writers wait for; ``upserts`` is consumed row by row.
+        Paths of projects are removed and replaced in the same way.
         ``replace_all`` starts from nothing. ``after`` names the commit that the changes start
         from: when layer 0 shows another by now, nothing happens and the answer is False.
         ``patience``: seconds to wait for another writer.
@@ -175,13 +185,17 @@ class Catalog:
             self._run("CREATE TEMP TABLE touched (id TEXT PRIMARY KEY) WITHOUT ROWID")
             if replace_all:
                 self._empty()
-            self._remove(removals)
+            gone = list(removals)
+            self._remove(gone)
+            renamed = self._put_projects(gone, list(projects))
             for chunk in _chunks(upserts):
                 self._remove(chunk)
                 for row in chunk.values():
                     self._insert(0, row)
             self._run(_SETTLE_IDS)
             self._run("DROP TABLE touched")
+            if renamed or replace_all:
+                self._run(_RENAME)
             for key, value in (("commit", commit), ("master", master)):
                 self._run("INSERT OR REPLACE INTO state VALUES (?, ?)", key, value)
         return True
@@ -295,10 +309,52 @@ class Catalog:
     def projects(self) -> Projects:
         """All projects by name, with the number of sessions and when the newest was saved."""
         sql = "SELECT project, count(*), max(saved) FROM sessions WHERE shown = 1 GROUP BY project"
+        counted = {name: numbers for name, *numbers in self._rows(sql)}
+        known = {project.name: project for project in self.filed()[0]}
         return [
-            Project(name=name, sessions=number, newest=newest)
-            for name, number, newest in self._rows(sql)
+            replace(known.get(name) or Project(name), sessions=number, newest=newest)
+            for name in sorted(known.keys() | counted.keys())
+            for number, newest in [counted.get(name, (0, ""))]
         ]
+
+    def filed(self) -> tuple[Projects, Names]:
+        """The projects that have a file on master, and what is wrong with other such files.
+
+        Of several files that claim one name or one id, the one of the smallest path counts.
+        """
+        aliases: dict[str, Names] = {}
+        for alias, path in self._rows("SELECT alias, path FROM aliases"):
+            aliases.setdefault(path, []).append(alias)
+        names: dict[str, Project] = {}
+        ids: dict[str, Project] = {}
+        problems = [row[0] for row in self._rows("SELECT problem FROM projects WHERE name = ''")]
+        for row in self._rows(f"{_PROJECT} FROM projects WHERE name <> '' ORDER BY path"):
+            project = _project(row, aliases.get(row[-1], []))
+            if twin := names.get(project.name):
+                problems.append(f"{project.path}: has the name of {twin.path}, which counts")
+            elif twin := ids.get(project.id):
+                problems.append(f"{project.path}: has the id of {twin.path}, which counts")
+            else:
+                names[project.name] = ids[project.id] = project
+        return list(names.values()), problems
+
+    def project(self, name: str) -> Project | None:
+        """The project of a name, present or former, that has a file on master."""
+        sql = f"{_PROJECT} FROM projects WHERE name = ? ORDER BY path LIMIT 1"
+        for row in self._rows(sql, self.canonical(name)):
+            aliases = self._rows("SELECT alias FROM aliases WHERE path = ?", row[-1])
+            return _project(row, [alias for (alias,) in aliases])
+        return None
+
+    def canonical(self, name: str) -> str:
+        """The name that a project has now, for one that it has or had."""
+        found = self._rows("SELECT name FROM former WHERE alias = ?", name)
+        return str(found[0][0]) if found else name
+
+    def project_at(self, path: str) -> str | None:
+        """The name of the project whose file lies there, empty for a broken one, None for none."""
+        found = self._rows("SELECT name FROM projects WHERE path = ?", path)
+        return str(found[0][0]) if found else None
 
     def twin(self, project: str, body_md5: str) -> Session | None:
         """The newest session of a project that has the same body."""
@@ -363,10 +419,30 @@ class Catalog:
             self._run("DELETE FROM texts WHERE rowid = ?", n)
             self._run("DELETE FROM sessions WHERE n = ?", n)
 
+    def _put_projects(self, removals: Names, files: Sequence[ProjectFile]) -> bool:
+        """Make removed and changed projects so; whether there was any."""
+        rows = 0
+        for path in (*removals, *(file.path for file in files)):
+            rows += self._run("DELETE FROM projects WHERE path = ?", path).rowcount
+            self._run("DELETE FROM aliases WHERE path = ?", path)
+        for file in files:
+            known = file.project or Project("")
+            values = (
+                *(file.path, known.name, known.id, known.status, known.priority),
+                *(known.target_revenue, known.current_revenue, known.created, file.problem),
+            )
+            self._run("INSERT INTO projects VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", *values)
+            for alias in known.was:
+                self._run("INSERT OR IGNORE INTO aliases VALUES (?, ?)", alias, file.path)
+        self._former = dict(self._run("SELECT alias, name FROM former").fetchall())
+        return bool(rows or files)
+
     def _insert(self, layer: int, row: Row) -> None:
         session = row.session
+        stated = session.project
+        session = replace(session, project=self._former.get(stated, stated))
         claim = session.id or row.fallback
-        own = (layer, claim, row.fallback, _folded(session.status))
+        own = (layer, claim, row.fallback, _folded(session.status), stated)
         n = self._run(_INSERT, *own, *_values(session)).lastrowid
         texts = [_indexed(text) for text in (session.title, session.name, row.text)]
         self._run("INSERT INTO texts (rowid, title, name, body) VALUES (?, ?, ?, ?)", n, *texts)
@@ -392,6 +468,8 @@ class Catalog:
         self._run("INSERT INTO texts (rowid, title, name, body) SELECT * FROM kept")
         self._run("DROP TABLE kept")
         self._run("DELETE FROM sessions WHERE layer <> 1")
+        self._run("DELETE FROM projects")
+        self._run("DELETE FROM aliases")
         self._run("REINDEX sessions")  # heals damage that no statement has come across
 
     @contextmanager
@@ -400,6 +478,7 @@ class Catalog:
         with self._guarded(), self._db:
             self._run(f"PRAGMA busy_timeout = {round(patience * 1000)}")
             self._run("BEGIN IMMEDIATE")
+            self._former = dict(self._run("SELECT alias, name FROM former").fetchall())
             yield
             self._run(_UNHIDE)
             self._run(_HIDE)
@@ -576,6 +655,21 @@ def _explained(error: sqlite3.DatabaseError, path: str) -> StorageError:
 
 def _session(row: Sequence[Any]) -> Session:
     return Session(*map(_decoded, row))
+
+
+def _project(row: Sequence[Any], aliases: Iterable[str]) -> Project:
+    name, id, status, priority, target, current, created, path = row
+    return Project(
+        name=name,
+        id=id,
+        status=status,
+        priority=priority,
+        target_revenue=target,
+        current_revenue=current,
+        created=created,
+        path=_decoded(path),
+        was=tuple(aliases),
+    )
 
 
 def _encoded(value: Any) -> Any:

@@ -144,24 +144,41 @@ class Output:
             self.line(f"{colour}{safe(line.rstrip(chr(10)))}{chr(27) + '[0m' if colour else ''}")
 
     def projects(self, projects: Sequence[Project]) -> None:
+        rows = [_project_json(project) for project in projects]
         if self.json:
-            self.emit(projects=[asdict(project) for project in projects])
+            self.emit(projects=rows)
             return
         if not projects:
             self.note("no project yet: the first save makes one")
+        keys = ("status", "priority", "target_revenue", "current_revenue", "percent")
         self.table(
-            ("project", "sessions", "newest"),
+            ("project", "sessions", "newest", "status", "priority", "target", "current", "%"),
             [
-                (item.name, str(item.sessions), ago(item.newest) if _terminal() else item.newest)
-                for item in projects
+                (
+                    item.name,
+                    str(item.sessions),
+                    ago(item.newest) if _terminal() else item.newest,
+                    *(row[key] for key in keys),
+                )
+                for item, row in zip(projects, rows, strict=True)
             ],
         )
+
+    def project(self, project: Project, *, changed: bool | None = None) -> None:
+        """One project, with all that is known of it."""
+        known = _project_json(project)
+        more = {} if changed is None else {"changed": changed}
+        known["per cent"] = known.pop("percent")
+        known["was"] = ", ".join(project.was)
+        shown = [(key.replace("_", " "), str(value)) for key, value in known.items() if value != ""]
+        self.facts(shown, project=_project_json(project), **more)
 
     def report(self, report: Report) -> None:
         """What a sync did; silent under --quiet when nothing needs a person."""
         if self.json:
             self.emit(report=asdict(report))
             return
+        self.complain(report.problems)
         for receipt in (*report.conflicts, *report.set_aside):
             self.line(_receipt_line(receipt))
         if not self.quiet:
@@ -379,6 +396,12 @@ def _receipt_json(receipt: Receipt) -> dict[str, Any]:
 
 def _session_json(session: Session) -> dict[str, Any]:
     return {**asdict(session), "short": session.short}
+
+
+def _project_json(project: Project) -> dict[str, Any]:
+    from annoris.projects import share  # noqa: PLC0415 - a list of sessions needs no decimals
+
+    return {**asdict(project), "percent": share(project)}
 
 
 def _draft_json(draft: Draft) -> dict[str, Any]:

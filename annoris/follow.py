@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from annoris import plan
 from annoris.catalog import Catalog, Row
-from annoris.errors import MasterShrunk, RemoteRefused, StorageError
+from annoris.errors import DocumentRefused, MasterShrunk, RemoteRefused, StorageError
 from annoris.master import Master
-from annoris.model import Deadline, Session
+from annoris.model import Deadline, ProjectFile, Session
 from annoris.outbox import Outbox
 
 _REBUILD_SECONDS = 600.0  # one process makes a catalog anew, the others wait for it
@@ -137,16 +137,24 @@ class Follower:
 
         Nothing happens when another process brings it elsewhere meanwhile.
         """
+        from annoris import projects  # noqa: PLC0415 - as below
+
+        def wanted_file(path: str) -> bool:
+            return projects.is_file(path) or self.master.included(path)
+
         identity, known = self.master.identity, "" if fresh else shown
         try:
-            changes = self.master.diff(known, tip) if known and tip else []
+            changes = self.master.diff(known, tip, wanted_file) if known and tip else []
         except StorageError:  # a clone that was made anew may never have seen that commit
             known = ""
         if not (known and tip):
-            changes = plan.changes({}, self.master.tree(tip))
+            changes = plan.changes({}, self.master.tree(tip, wanted_file))
         wanted: dict[str, list[str]] = {}
+        files = {}
         for change in changes:
-            if change.oid:
+            if projects.is_file(change.path):
+                files[change.path] = change.oid
+            elif change.oid:
                 wanted.setdefault(change.oid, []).append(change.path)
         self.catalog.apply(
             after=shown,
@@ -156,7 +164,13 @@ class Follower:
             replace_all=not (known and tip),
             upserts=self._rows(wanted, known),
             removals=[change.path for change in changes if not change.oid],
+            projects=self._project_files({path: oid for path, oid in files.items() if oid}),
         )
+
+    def _project_files(self, files: dict[str, str]) -> list[ProjectFile]:
+        """What projects' files, by path with their blob ids, say."""
+        read = dict(self.master.blobs(files.values()))
+        return [file for path, oid in files.items() if (file := project_file(path, read[oid]))]
 
     def _rows(self, wanted: dict[str, list[str]], since: str) -> Iterator[Row]:
         """Rows for blobs, those whose time only git knows (edited by hand) in groups."""
@@ -218,6 +232,17 @@ def make_row(path: str, oid: str, data: bytes) -> Row:
         body_md5=document.body_md5(body),
     )
     return Row(session=session, fallback=fallback, text=body.decode(errors="replace"))
+
+
+def project_file(path: str, data: bytes) -> ProjectFile | None:
+    """A project's file as the catalog keeps it; None when it is none."""
+    from annoris import projects  # noqa: PLC0415 - as above
+
+    try:
+        project = projects.parse(path, data)
+    except DocumentRefused as error:
+        return ProjectFile(path, None, error.message)
+    return ProjectFile(path, project) if project else None
 
 
 def id_of(path: str) -> str:

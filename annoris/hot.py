@@ -179,25 +179,36 @@ UPDATE sessions SET content = NULL WHERE ctid = ANY (ARRAY(
 """
 
 # A project that got another name keeps its id: the row of the old name makes way.
+_PROJECT_KEYS = ("id", "name", "status", "priority", "target", "current", "created")
 _RENAMED = """
 DELETE FROM projects USING unnest(%(id)s::text[], %(name)s::text[]) AS incoming (id, name)
 WHERE projects.id::text = incoming.id AND projects.name <> incoming.name
 """
+# … and one that has no file any more goes.
+_UNFILED = "DELETE FROM projects WHERE id::text <> ALL (%(id)s::text[])"
+_MOVED = """
+UPDATE sessions SET project = former.name
+FROM unnest(%(was)s::text[], %(now)s::text[]) AS former (was, name) WHERE project = former.was
+"""
 _PROJECTS = """
-INSERT INTO projects AS held (id, name, status, priority, target_revenue, current_revenue)
+INSERT INTO projects AS held
+    (id, name, status, priority, target_revenue, current_revenue, created_at)
 SELECT COALESCE(NULLIF(incoming.id, '')::uuid, known.id, gen_random_uuid()), incoming.name,
-    incoming.status, incoming.priority, incoming.target::numeric, incoming.current::numeric
+    incoming.status, incoming.priority, incoming.target::numeric, incoming.current::numeric,
+    COALESCE(incoming.created::timestamptz, known.created_at, now())
 FROM unnest(%(id)s::text[], %(name)s::text[], %(status)s::text[], %(priority)s::text[],
-    %(target)s::text[], %(current)s::text[])
-    AS incoming (id, name, status, priority, target, current)
+    %(target)s::text[], %(current)s::text[], %(created)s::text[])
+    AS incoming (id, name, status, priority, target, current, created)
 LEFT JOIN projects AS known ON known.name = incoming.name
 ORDER BY incoming.name
 ON CONFLICT (name) DO UPDATE SET id = excluded.id, status = excluded.status,
     priority = excluded.priority, target_revenue = excluded.target_revenue,
-    current_revenue = excluded.current_revenue, updated_at = now()
-WHERE (held.id, held.status, held.priority, held.target_revenue, held.current_revenue)
+    current_revenue = excluded.current_revenue, created_at = excluded.created_at,
+    updated_at = now()
+WHERE (held.id, held.status, held.priority, held.target_revenue, held.current_revenue,
+    held.created_at)
     IS DISTINCT FROM (excluded.id, excluded.status, excluded.priority, excluded.target_revenue,
-    excluded.current_revenue)
+    excluded.current_revenue, excluded.created_at)
 """
 
 _LOG = """
@@ -462,26 +473,24 @@ class Hot:
 
     # --- projects and the log ------------------------------------------------------------------
 
-    def projects(self, rows: Iterable[Project]) -> int:
+    def projects(self, rows: Iterable[Project], *, whole: bool = False) -> int:
         """Write projects, by name; answers how many changed.
 
-        One without an id keeps the one that it has here. Raises StorageError for a revenue of
-        more than ten digits before the point.
+        One without an id keeps the one that it has here. ``whole``: there are no others, so
+        that these go, and sessions go along with a project that got another name. Raises
+        StorageError for a revenue of more than ten digits before the point.
         """
-        records = [
-            (
-                row.id,
-                *map(_fit, (row.name, row.status, row.priority)),
-                row.target_revenue or None,
-                row.current_revenue or None,
-            )
-            for row in rows
-        ]
-        if not records:
+        given = list(rows)
+        records = [_project_record(row) for row in given]
+        if not (records or whole):
             return 0
-        keys = ("id", "name", "status", "priority", "target", "current")
-        values = dict(zip(keys, map(list, zip(*records, strict=True)), strict=True))
-        return self._run((_RENAMED, values), (_PROJECTS, values))[1].rowcount
+        columns = map(list, zip(*records, strict=True)) if records else ([] for _ in _PROJECT_KEYS)
+        values = dict(zip(_PROJECT_KEYS, columns, strict=True))
+        former = [(_fit(was), _fit(row.name)) for row in given for was in row.was]
+        moved = {"was": [was for was, _ in former], "now": [name for _, name in former]}
+        also: list[Statement] = [(_UNFILED, values), (_MOVED, moved)] if whole else []
+        cursors = self._run((_RENAMED, values), (_PROJECTS, values), *also)
+        return sum(cursor.rowcount for cursor in cursors[1:])
 
     def log(self, run: Run) -> int:
         """Note a run; answers its id. What JSON in PostgreSQL can't hold is replaced in details."""
@@ -710,6 +719,16 @@ def _original(text: str) -> str:
     if "\\" not in text:
         return text
     return _ESCAPED.sub(lambda m: m[1] or chr(int(m[2], 16)), text)
+
+
+def _project_record(row: Project) -> tuple[object, ...]:
+    texts = map(_fit, (row.name, row.status, row.priority))
+    return (
+        row.id,
+        *texts,
+        *(row.target_revenue or None, row.current_revenue or None),
+        row.created or None,
+    )
 
 
 def _fit(text: str) -> str:

@@ -148,7 +148,9 @@ class Intake:
         self, parsed: Document, options: SaveOptions, at: str, default: str
     ) -> Draft | Receipt | str:
         meta = parsed.meta
-        project = options.project or meta.project or default
+        # A document goes on to say the former name of its project: that alone is no edit of it.
+        stated = self._catalog.canonical(options.project) or meta.project or default
+        project = self._catalog.canonical(stated)
         name = options.name or meta.name
         row = self._target(parsed, options, project, name)
         if row is None and not meta.id:
@@ -162,7 +164,7 @@ class Intake:
             parsed,
             {
                 "id": id,
-                "project": project,
+                "project": stated,
                 "name": name,
                 "created": created,
                 "saved": at,

@@ -7,6 +7,7 @@ from annoris.follow import Follower, make_row
 from annoris.gitcmd import LostRace
 from annoris.master import FOUNDATION, Commit, Master, now
 from annoris.model import Deadline, Draft
+from annoris.projects import is_file
 
 
 def join(follower: Follower, here: str, deadline: Deadline) -> int:
@@ -51,7 +52,9 @@ def _joined(follower: Follower, here: str, deadline: Deadline) -> int:
         master.push(here, there, deadline)
         return len(ours.keys() - theirs.keys())
     only = {path: oid for path, oid in ours.items() if path not in theirs}
-    files = {path: master.blob(oid) for path, oid in only.items()}
+    known = master.tree(there, is_file)
+    projects = {path: oid for path, oid in master.tree(here, is_file).items() if path not in known}
+    files = {path: master.blob(oid) for path, oid in (only | projects).items()}
     joined = master.merge(there, here, files)
     both = {path: ours[path] for path in ours.keys() & theirs.keys()}
     _requeue(follower, {path: oid for path, oid in both.items() if oid != theirs[path]})

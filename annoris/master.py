@@ -201,21 +201,28 @@ class Master:
 
     # --- reading -----------------------------------------------------------------------------
 
-    def tree(self, commit: str) -> dict[str, str]:
-        """Sessions of a commit: path → blob id. Symlinks and submodules are not sessions."""
+    def tree(self, commit: str, wanted: Callable[[str], bool] | None = None) -> dict[str, str]:
+        """Sessions of a commit, or other ``wanted`` files: path → blob id.
+
+        Symlinks and submodules are not files.
+        """
         if not commit:
             return {}
         lines = self._local("ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0")
-        return _blobs(lines, self.included)
+        return _blobs(lines, wanted or self.included)
 
-    def diff(self, old: str, new: str) -> list[Change]:
-        """Sessions that differ between two commits; a rename is a removal and an addition."""
+    def diff(self, old: str, new: str, wanted: Callable[[str], bool] | None = None) -> list[Change]:
+        """Sessions, or other ``wanted`` files, that differ between two commits.
+
+        A rename is a removal and an addition.
+        """
+        wanted = wanted or self.included
         output = self._local("diff-tree", "-r", "-z", "--no-renames", "--raw", old, new)
         parts = output.split(b"\0")
         changes = []
         for head, raw in zip(parts[::2], parts[1::2], strict=False):
             _, mode, _, oid, _ = head.decode().split(" ")
-            if (path := gitcmd.text(raw)) and self.included(path):
+            if (path := gitcmd.text(raw)) and wanted(path):
                 changes.append(Change(path, oid if mode.startswith("100") else ""))
         return changes
 

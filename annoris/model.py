@@ -204,7 +204,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """What sessions belong to. Revenues are exact decimals, kept as text."""
+    """What sessions belong to. Revenues are exact decimals, kept as text.
+
+    Without an id it has no file on master: only sessions name it.
+    """
 
     name: str
     id: str = ""
@@ -214,6 +217,18 @@ class Project:
     current_revenue: str = ""
     sessions: int = 0
     newest: str = ""
+    created: str = ""
+    path: str = ""
+    was: tuple[str, ...] = ()  # former names, which select it too
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectFile:
+    """A file on master in the place of a project's; ``problem`` says why it is not read as one."""
+
+    path: str
+    project: Project | None
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +333,7 @@ class Report:
     sessions: int = 0
     milliseconds: int = 0
     hot: int | None = None  # rows of the hot cache that changed; None: it took no part
+    problems: tuple[str, ...] = ()  # files on master that can't be read as what they should be
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,17 +16,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from annoris import document, naming, plan
-from annoris.catalog import Row
+from annoris import document, naming, plan, projects
+from annoris.catalog import Catalog, Row
 from annoris.errors import (
     AnnorisError,
     PolicyRefused,
     RemoteUnreachable,
 )
-from annoris.follow import Follower, make_row, oid_of
+from annoris.follow import Follower, make_row, oid_of, project_file
 from annoris.gitcmd import LostRace
 from annoris.master import Commit, now
-from annoris.model import Deadline, Document, Draft, Receipt, Session
+from annoris.model import Deadline, Document, Draft, Project, Receipt, Session
 
 T = TypeVar("T")
 
@@ -52,6 +52,7 @@ class _Settled:
     bytes_of: dict[str, bytes] = field(default_factory=dict)  # by path, what this round wrote
     copies: dict[tuple[str, str], Session] = field(default_factory=dict)
     receipts: dict[str, Receipt] = field(default_factory=dict)
+    projects: dict[str, bytes] = field(default_factory=dict)  # by path, those that are new
 
 
 class _AskFirst(Exception):
@@ -246,6 +247,11 @@ class Publisher:
             master=self.master.identity,
             upserts=[row for row in rows.values() if row],
             removals=[path for path, row in rows.items() if row is None],
+            projects=[
+                made
+                for path, data in settled.projects.items()
+                if (made := project_file(path, data))
+            ],
         )
         for key, receipt in settled.receipts.items():
             if receipt.state in ("master", "conflict") and not receipt.commit:
@@ -271,7 +277,22 @@ class Publisher:
         for draft in drafts:
             self._settle_one(draft, settled, fresh)
             self._paths[draft.key] = settled.receipts[draft.key].path
+        self._begin_projects(settled)
         return settled
+
+    def _begin_projects(self, settled: _Settled) -> None:
+        """A file for each project that has none, in the commit of its first session."""
+        begun: set[str] = set()
+        for files in settled.commits.values():
+            for row in [settled.rows.get(path) for path in files]:
+                name = self.catalog.canonical(row.session.project) if row else ""
+                if not name or name in begun or self.catalog.project(name):
+                    continue
+                begun.add(name)
+                project = new_project(self.catalog, name)
+                if self.catalog.project_at(project.path) != "":  # a broken one may be its own
+                    made = projects.new(project)
+                    settled.projects[project.path] = files[project.path] = made
 
     def _settle_one(self, draft: Draft, settled: _Settled, fresh: bool) -> None:
         if copy := settled.copies.get((draft.id, draft.base)):
@@ -321,7 +342,8 @@ class Publisher:
         taken += [
             row
             for row in settled.view.values()
-            if row and (row.project, row.name) == (draft.project, draft.name)
+            if row
+            and (self.catalog.canonical(row.project), row.name) == (draft.project, draft.name)
         ]
         return any(row.id != draft.id for row in taken)
 
@@ -382,6 +404,14 @@ class Publisher:
         settled.view[row.id] = None
         if draft.key:
             settled.receipts[draft.key] = _receipt(draft, "master", row.path)
+
+
+def new_project(catalog: Catalog, name: str) -> Project:
+    """A project that has no file yet, with the place where that goes."""
+    id = str(uuid.uuid4())
+    taken = catalog.project_at(projects.file_for(name))  # by one that had this name, or whose
+    # name differs only in Unicode's normal form; not by a broken one, which a person must mend
+    return Project(name, id, created=now(), path=projects.file_for(name, id if taken else ""))
 
 
 def _as_copy(data: bytes, id: str, origin: str) -> bytes:

@@ -47,8 +47,10 @@ def sync(archive: Archive, *, force: bool = False) -> Report:
         archive.master.tip(),
         archive.follower.position(),
         archive.master.identity,
+        lambda: archive.catalog.filed()[0],
     )
     return Report(
+        problems=tuple(archive.catalog.filed()[1]),
         hot=hot,
         pushed=sum(item.state in ("master", "conflict") for item in receipts),
         queued=len(archive.outbox.read()[0]),
@@ -127,6 +129,9 @@ def ailments(archive: Archive) -> list[Ailment]:
                 )
         except AnnorisError as error:
             found.append(Ailment(error.message, error.hint))
+    found += [
+        Ailment(problem, "mend that file on master") for problem in archive.catalog.filed()[1]
+    ]
     if drafts:
         found.append(Ailment(f"{len(drafts)} documents are not on master yet", "annoris sync"))
     found += [

@@ -12,10 +12,11 @@ CREATE TABLE sessions (
     claim      TEXT NOT NULL,               -- the id that its document asks for
     fallback   TEXT NOT NULL,               -- the id that it gets when another file keeps the claim
     folded     TEXT NOT NULL,               -- the status, without its case
+    stated     TEXT NOT NULL,               -- the project as its document says it
     id         TEXT NOT NULL,
     path       TEXT NOT NULL,               -- a BLOB where the name is not UTF-8
     oid        TEXT NOT NULL,
-    project    TEXT NOT NULL,
+    project    TEXT NOT NULL,               -- the name that the project has now
     name       TEXT NOT NULL,
     title      TEXT NOT NULL,
     status     TEXT NOT NULL,
@@ -41,6 +42,27 @@ CREATE INDEX by_status ON sessions (shown, folded, saved, id);
 CREATE INDEX by_name ON sessions (shown, project, name) WHERE name <> '';
 CREATE INDEX by_body ON sessions (shown, project, body_md5);
 CREATE INDEX of_outbox ON sessions (layer) WHERE layer = 1;
+
+-- Projects that have a file on master.
+CREATE TABLE projects (
+    path             TEXT PRIMARY KEY,
+    name             TEXT NOT NULL,  -- empty where the file can't be read
+    id               TEXT NOT NULL,
+    status           TEXT NOT NULL,
+    priority         TEXT NOT NULL,
+    target_revenue   TEXT NOT NULL,
+    current_revenue  TEXT NOT NULL,
+    created          TEXT NOT NULL,
+    problem          TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX projects_by_name ON projects (name, path);
+
+-- Former names of projects; one that is a project's name again leads there and nowhere else.
+CREATE TABLE aliases (alias TEXT NOT NULL, path TEXT NOT NULL, PRIMARY KEY (alias, path))
+WITHOUT ROWID;
+CREATE VIEW former AS
+    SELECT alias, name, min(path) FROM aliases JOIN projects USING (path)
+    WHERE alias NOT IN (SELECT name FROM projects) GROUP BY alias;
 
 -- What the outbox holds, superseded entries and deletes included.
 CREATE TABLE waiting (key TEXT PRIMARY KEY, id TEXT NOT NULL) WITHOUT ROWID;

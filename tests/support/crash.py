@@ -49,6 +49,7 @@ EFFECTS = {
     "Breaker.failed", "Breaker.succeeded",
     "Archive.save", "Archive.delete", "Archive.load", "Archive.look", "Archive.flush",
     "Archive.remember", "Archive.edit", "Archive.record",
+    "Archive.set_project",
 }  # fmt: skip
 # … and those that only read, or have no effects but through one of the above.
 READS = {
@@ -63,11 +64,13 @@ READS = {
     "Catalog.close", "Catalog.commit", "Catalog.master", "Catalog.overlay_keys", "Catalog.get",
     "Catalog.at", "Catalog.base", "Catalog.named", "Catalog.prefixed", "Catalog.newest",
     "Catalog.list", "Catalog.count", "Catalog.search", "Catalog.projects", "Catalog.twin",
+    "Catalog.filed", "Catalog.project", "Catalog.canonical", "Catalog.project_at",
     "Catalog.entries", "Catalog.settled", "Catalog.holders", "Catalog.near",
     "Follower.checked", "Follower.position", "Follower.must_be_ours",
     "Breaker.blocked", "Breaker.state",
     "Archive.find", "Archive.default_project", "Archive.sessions", "Archive.search",
-    "Archive.projects", "Archive.history", "Archive.diff", "Archive.checked", "Archive.close",
+    "Archive.projects", "Archive.project",
+    "Archive.history", "Archive.diff", "Archive.checked", "Archive.close",
 }  # fmt: skip
 _CALLS = ("fsync", "replace", "unlink")
 _WRITING = ("init", "fast-import", "push", "fetch", "update-ref", "gc")
