@@ -327,7 +327,8 @@ class Catalog:
             aliases.setdefault(path, []).append(alias)
         names: dict[str, Project] = {}
         ids: dict[str, Project] = {}
-        problems = [row[0] for row in self._rows("SELECT problem FROM projects WHERE name = ''")]
+        broken = self._rows("SELECT problem FROM projects WHERE name = '' ORDER BY path")
+        problems = [_decoded(problem) for (problem,) in broken]
         for row in self._rows(f"{_PROJECT} FROM projects WHERE name <> '' ORDER BY path"):
             project = _project(row, aliases.get(row[-1], []))
             if twin := names.get(project.name):

@@ -163,7 +163,7 @@ class Follower:
             master=identity,
             replace_all=not (known and tip),
             upserts=self._rows(wanted, known),
-            removals=[change.path for change in changes if not change.oid],
+            removals=[item.path for item in changes if not item.oid or item.path in files],
             projects=self._project_files({path: oid for path, oid in files.items() if oid}),
         )
 

@@ -46,8 +46,10 @@ def parse(path: str, data: bytes) -> Project | None:
     values = _values(path, data)
     if not any(key in values for key in _KEYS):
         return None
-    stem = re.sub(_FILE, r"\1", path, flags=re.DOTALL)
+    stem = document.usable("name", re.sub(_FILE, r"\1", path, flags=re.DOTALL))
     texts = {key: _text(path, data, values, key) for key in (*_TEXTS, "id", "created")}
+    if not (texts["name"] or stem):
+        raise _wrong(path, data, "name", "must be said here, the file's own being none")
     return Project(
         name=texts["name"] or stem,
         id=_id(path, data, texts["id"]),
@@ -76,7 +78,10 @@ def edited(data: bytes | None, changes: Mapping[str, str], known: Project) -> by
     import tomlkit  # noqa: PLC0415
 
     before = parse(known.path, data) if data else None
-    table: Any = tomlkit.parse(data.decode("utf-8-sig")) if data else tomlkit.document()
+    try:
+        table: Any = tomlkit.parse(data.decode("utf-8-sig") if data else "")
+    except tomlkit.exceptions.TOMLKitError as error:  # stricter than what reads
+        raise _broken(known.path, 1, f"can't be edited: {error}") from error
     begun = {"id": known.id, "name": known.name, "created": known.created}
     for key, value in {**({"id": before.id} if before else begun), **changes}.items():
         if value:

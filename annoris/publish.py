@@ -338,12 +338,13 @@ class Publisher:
         settled.receipts[draft.key] = _receipt(draft, "master", path, oid=session.oid)
 
     def _name_taken(self, draft: Draft, settled: _Settled) -> bool:
-        taken = self.catalog.holders(draft.project, draft.name)
+        canonical = self.catalog.canonical
+        project = canonical(draft.project)  # it may have waited while the project was renamed
+        taken = self.catalog.holders(project, draft.name)
         taken += [
             row
             for row in settled.view.values()
-            if row
-            and (self.catalog.canonical(row.project), row.name) == (draft.project, draft.name)
+            if row and (canonical(row.project), row.name) == (project, draft.name)
         ]
         return any(row.id != draft.id for row in taken)
 

@@ -263,6 +263,22 @@ def test_a_rename_keeps_id_path_and_sessions_and_both_names_select(
     assert list(told(remote)) == [PATH]
 
 
+def test_a_name_is_taken_for_a_save_that_waited_through_the_rename(
+    machine: Machines, remote: Path
+) -> None:
+    laptop, desktop = machine("laptop", remote=remote), machine("desktop", remote=remote)
+    laptop.save(b"# One\n\ntext\n", project="shop")
+    desktop.sync()
+    away = remote.rename(remote.with_name("away"))
+    desktop.save(b"# Theirs\n\ntext\n", project="shop", name="plan")
+    away.rename(remote)
+    put(laptop, "shop", name="store")
+    laptop.save(b"# Ours\n\ntext\n", project="store", name="plan")
+    assert desktop.sync().code == 4
+    assert laptop.load("store/plan").endswith(b"# Ours\n\ntext\n")
+    assert known(desktop)["store"].sessions == 3
+
+
 def test_a_name_can_be_given_back_but_not_taken(machine: Machines, remote: Path) -> None:
     laptop = machine(remote=remote)
     laptop.save(b"# One\n\ntext\n", project="shop")
@@ -342,9 +358,12 @@ def test_an_edit_by_hand_counts_and_the_next_command_keeps_it(
     put(laptop, "shop", current_revenue="0.10")
     data = told(remote)[PATH]
     assert data.replace(b"current_revenue = 0.10\n", b"") == BY_HAND
-    commit(remote, {PATH: None})
-    laptop.sync()
-    assert known(laptop)["shop"] == Project("shop", sessions=1, newest=found.newest)
+    for gone in (b"[nothing]\n", None):
+        commit(remote, {PATH: BY_HAND})
+        laptop.sync()
+        commit(remote, {PATH: gone})
+        laptop.sync()
+        assert known(laptop)["shop"] == Project("shop", sessions=1, newest=found.newest)
 
 
 def test_broken_toml_is_named_and_holds_nothing_up(machine: Machines, remote: Path) -> None:
@@ -352,7 +371,8 @@ def test_broken_toml_is_named_and_holds_nothing_up(machine: Machines, remote: Pa
     laptop.save(b"# One\n\ntext\n", project="shop")
     commit(remote, {
         PATH: b"name = 'shop'\nstatus = oops\n", "projects/good.toml": b"status = 'fine'\n",
-        "projects/twin.toml": b"name = 'good'\n",
+        "projects/twin.toml": b"name = 'good'\n", "projects/\udcff.toml": b"status = 'odd'\n",
+        "projects/a\udcfe.toml": b"status =",
     })  # fmt: skip
     ran = laptop.run("sync", "--quiet")
     assert ran.code == 0
@@ -366,9 +386,12 @@ def test_broken_toml_is_named_and_holds_nothing_up(machine: Machines, remote: Pa
     ran = laptop.run("projects", "set", "shop", "--status", "x")
     assert ran.code == 6
     assert f"{PATH}:2" in ran.err
-    assert len(told(remote)) == 3
-    commit(remote, {PATH: BY_HAND})
-    assert laptop.run("sync", "--quiet").err.count("\n") == 1
+    assert len(told(remote)) == 5
+    commit(remote, {PATH: BY_HAND, "projects/a\udcfe.toml": None})
+    assert laptop.run("sync", "--quiet").err.splitlines() == [
+        "annoris: projects/?.toml:1: name must be said here, the file's own being none",
+        "annoris: projects/twin.toml: has the name of projects/good.toml, which counts",
+    ]
     assert known(laptop)["shop"].id == ID
 
 
