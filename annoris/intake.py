@@ -150,8 +150,7 @@ class Intake:
         meta = parsed.meta
         # A document goes on to say the former name of its project: that alone is no edit of it.
         stated = self._catalog.canonical(options.project) or meta.project or default
-        project = self._catalog.canonical(stated)
-        name = options.name or meta.name
+        project, name = self._catalog.canonical(stated), options.name or meta.name
         row = self._target(parsed, options, project, name)
         if row is None and not meta.id:
             body_md5 = document.body_md5(parsed.body)

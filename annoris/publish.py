@@ -290,6 +290,8 @@ class Publisher:
                     continue
                 begun.add(name)
                 project = new_project(self.catalog, name)
+                if project.path in settled.projects:  # names that only Unicode tells apart
+                    project = replace(project, path=projects.file_for(name, project.id))
                 if self.catalog.project_at(project.path) != "":  # a broken one may be its own
                     made = projects.new(project)
                     settled.projects[project.path] = files[project.path] = made

@@ -50,15 +50,14 @@ def sync(archive: Archive, *, force: bool = False) -> Report:
         lambda: archive.catalog.filed()[0],
     )
     return Report(
-        problems=tuple(archive.catalog.filed()[1]),
         hot=hot,
+        problems=tuple(archive.catalog.filed()[1]),
         pushed=sum(item.state in ("master", "conflict") for item in receipts),
         queued=len(archive.outbox.read()[0]),
         conflicts=tuple({i.id: i for i in receipts if i.state == "conflict"}.values()),
         set_aside=tuple(item for item in receipts if item.state == "refused"),
         before=before,
         after=archive.master.tip(),
-        changed=0,
         removed=max(0, count - archive.catalog.count()),
         sessions=archive.catalog.count(),
         milliseconds=round((time.monotonic() - started) * 1000),
@@ -129,9 +128,8 @@ def ailments(archive: Archive) -> list[Ailment]:
                 )
         except AnnorisError as error:
             found.append(Ailment(error.message, error.hint))
-    found += [
-        Ailment(problem, "mend that file on master") for problem in archive.catalog.filed()[1]
-    ]
+    problems = archive.catalog.filed()[1]
+    found += [Ailment(problem, "mend that file on master") for problem in problems]
     if drafts:
         found.append(Ailment(f"{len(drafts)} documents are not on master yet", "annoris sync"))
     found += [

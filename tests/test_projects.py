@@ -181,9 +181,11 @@ def test_names_that_slug_alike_have_files_of_their_own(machine: Machines) -> Non
     laptop = machine()
     for name in ("shop", "Shop", "shop!", "Ａ", "A", "é", "e\u0301"):
         laptop.save(f"# {name}\n\ntext\n".encode(), project=name)
+    pair = [f"---\nproject: {name}\n---\n# {name}\n".encode() for name in ("ö", "o\u0308")]
+    laptop.save(*pair)
     found = known(laptop)
-    assert len({project.path for project in found.values()}) == 7
-    assert len({project.id for project in found.values()} - {""}) == 7
+    assert len({project.path for project in found.values()}) == 9
+    assert len({project.id for project in found.values()} - {""}) == 9
 
 
 def test_a_save_into_a_known_project_starts_no_further_git(
