@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from annoris import gitcmd, projects
@@ -58,6 +58,7 @@ def put(machine: Machine, project: str, **changes: str) -> bool:
 amounts = st.decimals(min_value=0, max_value=Decimal("9999999999.99"), places=2)
 
 
+@settings(deadline=None)
 @given(amounts)
 @example(Decimal("0.29"))
 @example(Decimal("9999999999.99"))
@@ -77,6 +78,7 @@ def test_an_amount_comes_back_exact_through_every_form(amount: Decimal) -> None:
         assert raw["current_revenue"] == amount
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.decimals().map(str), st.integers().map(str), st.floats().map(str)))
 @example("1e9999")
 @example("1e-9999")
@@ -128,6 +130,7 @@ def test_a_file_that_cant_be_read_is_named_with_its_line(data: bytes, says: str)
     assert says in caught.value.message
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_any_bytes_are_a_project_none_or_refused(data: bytes) -> None:
     with suppress(DocumentRefused):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annoris import schedule
@@ -80,6 +80,7 @@ lines = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(lines, max_size=6).map(b"".join))
 def test_any_crontab_comes_back_byte_for_byte(before: bytes) -> None:
     """Without a final newline, with CRLF, NUL or Latin-1 in it: installed, again, removed."""
@@ -90,6 +91,7 @@ def test_any_crontab_comes_back_byte_for_byte(before: bytes) -> None:
     assert schedule.without_block(before) == before
 
 
+@settings(deadline=None)
 @given(st.lists(lines, max_size=4).map(b"".join), st.lists(lines, max_size=4).map(b"".join))
 def test_a_block_is_renewed_where_it_stands(before: bytes, after: bytes) -> None:
     old = schedule.with_block(before, schedule.block(JOBS[:1], START))
