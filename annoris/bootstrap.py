@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 
 from annoris.archive import Archive
 from annoris.breaker import Breaker
@@ -22,8 +23,17 @@ def open_archive(settings: Settings) -> Archive:
         master=Master(settings.at("clone.git"), settings.master),
         catalog=Catalog(settings.at("catalog.sqlite")),
         outbox=Outbox(settings.at("outbox")),
-        breaker=Breaker(settings.at("breaker.json")),
+        breaker=Breaker(settings.at("breaker.json"), changed=partial(_note_tier, settings)),
     )
+
+
+def _note_tier(settings: Settings, tier: str, why: str) -> None:
+    """Keep for the next sync that a tier went down, or came back; nothing is sent now."""
+    if settings.alerts.urls:
+        from annoris.alerts import Alerts  # noqa: PLC0415
+        from annoris.events import of_tier  # noqa: PLC0415
+
+        Alerts(settings).note([of_tier(tier, why)])
 
 
 def set_up(

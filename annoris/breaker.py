@@ -37,11 +37,21 @@ class TierState:
 
 
 class Breaker:
-    """``path`` is the file to remember in; ``clock`` gives seconds of the Unix clock."""
+    """``path`` is the file to remember in; ``clock`` gives seconds of the Unix clock.
 
-    def __init__(self, path: str, *, clock: Callable[[], float] = time.time) -> None:
+    ``changed`` hears of each transition: the tier, and why it is down or nothing.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        changed: Callable[[str, str], object] | None = None,
+    ) -> None:
         self._path = path
         self._clock = clock
+        self._changed = changed
 
     def blocked(self, tier: str) -> bool:
         """Whether to skip the tier. Whoever gets False for a tier that is down is its probe.
@@ -79,13 +89,19 @@ class Breaker:
                 states[tier] = TierState(state.since, now + longer, failures, why)
             return state is None
 
-        return self._change(trip)
+        is_news = self._change(trip)
+        if is_news and self._changed:
+            self._changed(tier, why)
+        return is_news
 
     def succeeded(self, tier: str) -> bool:
         """Let everyone through again. True when the tier was down; costs one read when not."""
         if tier not in self.state():
             return False
-        return self._change(lambda states: states.pop(tier, None) is not None)
+        is_news = self._change(lambda states: states.pop(tier, None) is not None)
+        if is_news and self._changed:
+            self._changed(tier, "")
+        return is_news
 
     def state(self) -> dict[str, TierState]:
         """The tiers that are down. A file that is missing or damaged knows of none."""
@@ -103,7 +119,7 @@ class Breaker:
     def _change(self, decide: Callable[[dict[str, TierState]], bool]) -> bool:
         """Read, decide and write in one step that no other process interrupts."""
         try:
-            with self._locked():
+            with locked(f"{self._path}.lock", _LOCK_SECONDS):
                 states = self.state()
                 before = dict(states)
                 answer = decide(states)
@@ -122,22 +138,24 @@ class Breaker:
             json.dump({tier: asdict(state) for tier, state in states.items()}, file)
         os.replace(temporary, self._path)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        handle = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = Deadline(_LOCK_SECONDS)
-        try:
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if deadline.over:
-                        raise
-                    time.sleep(0.002)
-            yield
-        finally:
-            os.close(handle)
+
+@contextmanager
+def locked(path: str, seconds: float) -> Iterator[None]:
+    """Hold a lock file that one process has at a time. Raises OSError when that takes longer."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = Deadline(seconds)
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if deadline.over:
+                    raise
+                time.sleep(0.002)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _tier_state(

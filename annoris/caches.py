@@ -38,6 +38,7 @@ class Caches:
         self._ring: KeyRing | None = None
         self._proved = False
         self.complaints: list[str] = []
+        self.key_problem: str | None = None  # with the hot cache; None: it was not tried
 
     @property
     def configured(self) -> bool:
@@ -187,6 +188,14 @@ class Caches:
         if self._settings.hot.url:
             self._ask_hot(lambda hot: hot.log(run), self._settings.hot.seconds)
 
+    def claim(
+        self, alerts: Iterable[tuple[str, bool]], holder: str, seconds: float
+    ) -> set[str] | None:
+        """Which alerts (key, over) are this machine's to tell; None without a word from others."""
+        if not self._settings.hot.url:
+            return None
+        return self._ask_hot(lambda hot: hot.claim(alerts, holder, seconds), 1.0)
+
     def condition(self) -> list[tuple[str, str]]:
         """Each configured cache and how it is, for people."""
         found = []
@@ -234,6 +243,7 @@ class Caches:
         ring = self._keys()
         envelope.check(ring, stored.proof or hot.prove(envelope.proof(ring.current)))
         self._proved = True
+        self.key_problem = ""
 
     def _keys(self) -> KeyRing:
         """The key file, made at the first need; ANNORIS_KEY goes before it."""
@@ -272,6 +282,8 @@ class Caches:
                 self._complain(error.message)
             return None
         except (KeyProblem, StorageError) as error:
+            if isinstance(error, KeyProblem):
+                self.key_problem = f"{error.message}\n{error.hint}"
             self._complain(f"the hot cache is left out: {error.message}; {error.hint}")
             return None
         self._breaker.succeeded("hot")

@@ -15,10 +15,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from annoris.errors import AnnorisError
 from annoris.model import Draft, Hit, Loaded, Project, Receipt, Report, Revision, Session
+
+if TYPE_CHECKING:
+    from annoris.alerts import Memory
+    from annoris.settings import AlertSettings
 
 SCHEMA_VERSION = 1
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -208,6 +212,48 @@ class Output:
         ]
         self.table(("key", "what", "when", "title", "state"), rows)
 
+    def alerts(self, targets: Sequence[str], settings: AlertSettings, memory: Memory) -> None:
+        """Where alerts go, what waits, and what was told; ``state`` is waiting, told or over."""
+        rows = [("waiting", item.alert, item.since) for item in memory.waiting.values()]
+        rows += [
+            ("over" if item.alert.over else "told", item.alert, item.at)
+            for item in memory.told.values()
+        ]
+        last = moment(memory.last) if memory.last else ""
+        self.facts(
+            [
+                ("targets", ", ".join(targets) or "none: set ANNORIS_ALERTS_URLS"),
+                ("level", f"{settings.level} and above"),
+                ("quiet hours", settings.quiet_hours or "none"),
+                ("last sent", ago(last)),
+                ("failure", memory.failure or "none"),
+            ],
+            targets=list(targets),
+            level=settings.level,
+            quiet_hours=settings.quiet_hours,
+            last=last,
+            failure=memory.failure,
+            alerts=[
+                {"state": state, "at": moment(at), **asdict(alert)} for state, alert, at in rows
+            ],
+        )
+        if not self.json:
+            self.table(
+                ("state", "level", "when", "alert"),
+                [(state, alert.level, ago(moment(at)), alert.title) for state, alert, at in rows],
+            )
+
+    def sent(self, sent: Sequence[tuple[str, str]]) -> None:
+        """Whether a test arrived at each target, or why not."""
+        if self.json:
+            self.emit(targets=[{"target": name, "failure": reason} for name, reason in sent])
+            return
+        for name, reason in sent:
+            if reason:
+                self.warn(f"{name}: did not arrive: {reason}")
+            elif not self.quiet:
+                self.line(f"{name}: arrived")
+
     def facts(self, facts: Sequence[tuple[str, str]], **data: Any) -> None:
         """Names and values in two columns."""
         if self.json:
@@ -310,6 +356,11 @@ def safe(text: str) -> str:
 def _cell(text: str) -> str:
     """Text that can't make a row or a column of its own."""
     return safe(text.replace("\t", " ").replace("\n", " "))
+
+
+def moment(seconds: float) -> str:
+    """A time of the Unix clock as ISO in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def ago(moment: str) -> str:

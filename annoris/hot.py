@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Connection = psycopg.Connection[tuple[Any, ...]]
     Cursor = psycopg.Cursor[tuple[Any, ...]]
 
-VERSION = 1  # of sql/hot.sql; tables of an older version are thrown away
+VERSION = 2  # of sql/hot.sql; tables of an older version are thrown away
 
 _FEW = 50  # rows that go as parameters of one statement; more go by COPY
 _CHUNK = 50  # contents that are held in memory
@@ -57,7 +57,10 @@ SELECT set_config('search_path', %s, true), set_config('statement_timeout', %s, 
 # Divides by zero on tables of another version, which ends the transaction before it does harm.
 _CHECK = "SELECT 1 / (version = %s)::int FROM state"
 
-_DROP = "DROP TABLE state, sessions, projects; DROP FUNCTION IF EXISTS touch(uuid)"
+_DROP = """
+DROP TABLE state, sessions, projects; DROP TABLE IF EXISTS alerts;
+DROP FUNCTION IF EXISTS touch(uuid)
+"""
 
 # Columns as they are written, with their types; ``_record`` gives the values.
 _COLUMNS = {
@@ -220,6 +223,20 @@ SELECT kind, status, {_ISO.format("started_at")}, {_ISO.format("finished_at")}, 
     details, id
 FROM sync_log ORDER BY started_at DESC, id DESC LIMIT %s
 """  # noqa: S608 - constants only
+
+# Whoever told of a trouble may tell of it again; another one once that was long ago. Of its end
+# the first one tells that sees it. Rows are locked in the order of their keys.
+_CLAIM = """
+INSERT INTO alerts AS held (key, holder, over, at)
+SELECT key, %(holder)s, over, CASE WHEN over THEN '-infinity' ELSE now() END
+FROM unnest(%(keys)s::text[], %(overs)s::bool[]) AS incoming (key, over) ORDER BY key
+ON CONFLICT (key) DO UPDATE SET holder = excluded.holder, over = excluded.over,
+    at = CASE WHEN excluded.over THEN held.at ELSE excluded.at END
+WHERE held.holder = excluded.holder
+    OR CASE WHEN excluded.over THEN NOT held.over
+        ELSE held.at < now() - make_interval(secs => %(seconds)s) END
+RETURNING key
+"""
 
 _GRANTS = {
     "database": 'GRANT CREATE, TEMPORARY ON DATABASE "{database}" TO "{user}"',
@@ -516,6 +533,20 @@ class Hot:
                 (_RUNS, (limit,))
             )[0]
         ]
+
+    def claim(self, alerts: Iterable[tuple[str, bool]], holder: str, seconds: float) -> set[str]:
+        """Which of these alerts (key, over) are for ``holder`` to tell people about.
+
+        The others were told by another one within ``seconds``.
+        """
+        claimed = list(alerts)
+        values: dict[str, object] = {
+            "keys": [_text(key) for key, _ in claimed],
+            "overs": [over for _, over in claimed],
+            "holder": _text(holder),
+            "seconds": seconds,
+        }
+        return {_original(key) for (key,) in self._run((_CLAIM, values))[0]}
 
     # --- the connection ------------------------------------------------------------------------
 

@@ -336,6 +336,25 @@ class Report:
     problems: tuple[str, ...] = ()  # files on master that can't be read as what they should be
 
 
+Level = Literal["info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """What a person must hear about.
+
+    ``key`` names the thing, from the general to the particular: ``tier:hot``. One with ``over``
+    says that it is good again, and so is everything below it: ``sync`` ends ``sync:refused``.
+    """
+
+    key: str
+    level: Level = "info"
+    title: str = ""
+    text: str = ""  # details and what to do, in lines
+    over: bool = False
+    shared: bool = False  # every machine sees it, so one of them says it
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Where one stands, for ``status``."""

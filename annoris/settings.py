@@ -11,9 +11,12 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from annoris.errors import ConfigError
+
+if TYPE_CHECKING:
+    from datetime import tzinfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,17 @@ class EmergencySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertSettings:
+    urls: tuple[str, ...] = field(default=(), repr=False)
+    level: str = "warning"
+    quiet_hours: str = ""
+    digest_seconds: float = 300.0
+    repeat_seconds: float = 86400.0
+    outbox_age_seconds: float = 86400.0
+    seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     project: str = "default"
     data_dir: str = ""
@@ -63,6 +77,7 @@ class Settings:
     save: SaveSettings = SaveSettings()
     hot: HotSettings = HotSettings()
     emergency: EmergencySettings = EmergencySettings()
+    alerts: AlertSettings = AlertSettings()
     source: str = ""  # the config file that was read, if any
 
     def at(self, name: str) -> str:
@@ -75,6 +90,7 @@ _SECTIONS = {
     "save": SaveSettings,
     "hot": HotSettings,
     "emergency": EmergencySettings,
+    "alerts": AlertSettings,
 }
 # What hosting platforms set. From the real environment only: a project's own .env is not ours.
 _FOREIGN = {"DATABASE_URL": ("hot", "url"), "REDIS_URL": ("emergency", "url")}
@@ -105,6 +121,7 @@ def load(config: str | None = None, *, environ: Mapping[str, str] | None = None)
     sections = {name: cls(**values.pop(name, {})) for name, cls in _SECTIONS.items()}
     settings = Settings(**values, **sections, source=path)
     _check_remote(settings.master)
+    _check_alerts(settings.alerts)
     return settings
 
 
@@ -214,6 +231,8 @@ def _kind(cls: type, key: str) -> type:
 
 def _parsed(cls: type, key: str, text: str) -> object:
     kind = _kind(cls, key)
+    if key == "urls":  # they may hold commas themselves
+        return [part for part in re.split(r"[\s,]+(?=[\w+-]+://)|\s+", text) if part]
     if kind is tuple:
         return [part.strip() for part in text.split(",") if part.strip()]
     if kind is bool:
@@ -244,12 +263,46 @@ def _checked(cls: type, key: str, value: object, where: str) -> object:
         return tuple(value)
     names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"{where}: must be {names.get(kind, 'a list of texts')}, not {value!r}")
+        shown = "" if _secret(cls, key) else f", not {value!r}"
+        raise ConfigError(f"{where}: must be {names.get(kind, 'a list of texts')}{shown}")
     if isinstance(value, str) and "\0" in value:
         raise ConfigError(f"{where}: must be text without NUL characters")
     if kind in (int, float) and isinstance(value, (int, float)) and not 0 < value < 1e12:
         raise ConfigError(f"{where}: must be above zero, not {value!r}")
     return value
+
+
+def _secret(cls: type, key: str) -> bool:
+    return any(item.name == key and not item.repr for item in fields(cls))
+
+
+def _check_alerts(alerts: AlertSettings) -> None:
+    if alerts.level not in ("info", "warning", "error"):
+        raise ConfigError(f"alerts.level: {alerts.level!r} is not info, warning or error")
+    quiet_hours(alerts.quiet_hours)
+
+
+def quiet_hours(text: str) -> tuple[str, str, tzinfo | None] | None:
+    """The hours as "HH:MM" and the time zone, None for this machine's; None when there are none."""
+    if not text:
+        return None
+    match = re.fullmatch(r"({0})-({0})(?: (\S+))?".format(r"(?:[01]\d|2[0-3]):[0-5]\d"), text)
+    if not match or match[1] == match[2]:
+        raise ConfigError(
+            f"alerts.quiet_hours: {text!r} is not a span of hours",
+            hint="write 22:00-07:00, or 22:00-07:00 Europe/Berlin",
+        )
+    if not match[3]:
+        return match[1], match[2], None
+    from zoneinfo import ZoneInfo  # noqa: PLC0415
+
+    try:
+        return match[1], match[2], ZoneInfo(match[3])
+    except (ValueError, LookupError, OSError):
+        raise ConfigError(
+            f"alerts.quiet_hours: no time zone {match[3]!r} is known here",
+            hint="write it as in Europe/Berlin, or leave it out for this machine's",
+        ) from None
 
 
 def _check_remote(master: MasterSettings) -> None:

@@ -6,15 +6,19 @@ must not pay for the archive.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from annoris.archive import Archive
     from annoris.console import Output
-    from annoris.model import Receipt
+    from annoris.model import Alert, Receipt
     from annoris.settings import Settings
+
+T = TypeVar("T")
 
 Json = Annotated[bool, typer.Option("--json", help="Answer one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing when all is well.")]
@@ -56,6 +60,24 @@ def speak(json: bool, quiet: bool) -> Output:
     from annoris.console import Output
 
     return Output(json, quiet)
+
+
+def alerting(
+    output: Output,
+    where: Archive,
+    events: Callable[[T | Exception], Iterable[Alert]],
+    work: Callable[[], T],
+) -> T:
+    """Do ``work`` and tell people what ``events`` sees in its answer, or in what it raises."""
+    from annoris.alerts import tell
+
+    try:
+        answer = work()
+    except Exception as error:
+        output.complain(tell(where, events(error)))
+        raise
+    output.complain(tell(where, events(answer)))
+    return answer
 
 
 def exit_code(receipts: list[Receipt]) -> int:

@@ -16,9 +16,15 @@ def status(json: Json = False, quiet: Quiet = False) -> None:
     from annoris import upkeep
     from annoris.console import ago
 
-    found = upkeep.status(archive())
+    where = archive()
+    found = upkeep.status(where)
     waiting = f"{found.waiting} waiting" + (f", {found.aside} set aside" if found.aside else "")
     newest = f"{found.newest.title} ({ago(found.newest.saved)})" if found.newest else "none yet"
+    alerts = []
+    if where.settings.alerts.urls:
+        from annoris.alerts import Alerts
+
+        alerts = [("alerts", Alerts(where.settings).condition())]
     speak(json, quiet).facts(
         [
             ("project", found.project),
@@ -28,8 +34,9 @@ def status(json: Json = False, quiet: Quiet = False) -> None:
             ("state", found.stale or f"in step, checked {ago(found.checked)}"),
             *found.caches,
             ("outbox", waiting if found.waiting or found.aside else "empty"),
+            *alerts,
             ("data", found.data),
             ("config", found.config or "none: defaults"),
         ],
-        status=asdict(found),
+        status=asdict(found) | dict(alerts),
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from annoris.commands import Json, Quiet, archive, exit_code, speak
+from annoris.commands import Json, Quiet, alerting, archive, exit_code, speak
 
 
 def sync(
@@ -21,12 +21,12 @@ def sync(
     \b
     annoris sync
     """
-    from annoris import upkeep
+    from annoris import events, upkeep
 
     output = speak(json, quiet)
     with output.working("syncing"):
         where = archive()
-        report = upkeep.sync(where, force=force)
+        report = alerting(output, where, events.of_sync, lambda: upkeep.sync(where, force=force))
     output.report(report)
     output.complain(where.caches.complaints)
     raise typer.Exit(exit_code([*report.conflicts, *report.set_aside]))

@@ -60,6 +60,14 @@ CREATE TABLE projects (
     updated_at      TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 
+-- Of which alerts people were told, so that of several machines one does it. Lost without harm.
+CREATE TABLE alerts (
+    key     TEXT PRIMARY KEY,
+    holder  TEXT NOT NULL,
+    over    BOOLEAN NOT NULL,                -- they were told that it is good again
+    at      TIMESTAMPTZ NOT NULL             -- told of the trouble
+);
+
 -- Not a projection: it says what happened, and outlives the others.
 CREATE TABLE IF NOT EXISTS sync_log (
     id          BIGSERIAL PRIMARY KEY,
