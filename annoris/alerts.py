@@ -54,12 +54,11 @@ _MORE = "… and more: annoris alerts"
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An alert that was not told yet, or not at every target. Times are of the Unix clock."""
+    """An alert that was not told yet. Times are of the Unix clock."""
 
     alert: Alert
     since: float
     times: int = 1
-    owed: tuple[str, ...] = ()  # marks of targets that missed what others took; empty: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +71,18 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Both by key. ``last`` is when a message last arrived, ``failure`` why one did not since."""
+    """What one target was told, and what not yet, by key.
+
+    ``last`` is when a message last arrived there, ``failure`` why none did since.
+    """
 
     waiting: Mapping[str, Waiting] = field(default_factory=dict)
     told: Mapping[str, Told] = field(default_factory=dict)
     last: float = 0.0
     failure: str = ""
 
+
+Memories = dict[str, Memory]  # by the mark of the target
 
 # --- deciding --------------------------------------------------------------------------------
 
@@ -102,7 +106,7 @@ def noted(memory: Memory, alerts: Iterable[Alert], now: float, settings: AlertSe
 def _begin(waiting: dict[str, Waiting], alert: Alert, now: float) -> None:
     old = waiting.get(alert.key)
     waiting[alert.key] = (
-        replace(old, alert=alert, times=old.times + 1, owed=()) if old else Waiting(alert, now)
+        replace(old, alert=alert, times=old.times + 1) if old else Waiting(alert, now)
     )
 
 
@@ -119,7 +123,7 @@ def _end(waiting: dict[str, Waiting], told: Mapping[str, Told], ended: str) -> N
         if key in waiting:
             item = waiting[key]
             if not item.alert.over:
-                waiting[key] = replace(item, alert=replace(item.alert, over=True), owed=())
+                waiting[key] = replace(item, alert=replace(item.alert, over=True))
         elif not told[key].alert.over:
             waiting[key] = Waiting(replace(told[key].alert, over=True), told[key].at)
 
@@ -134,7 +138,7 @@ def due(memory: Memory, now: float, settings: AlertSettings) -> dict[str, Waitin
         key: item
         for key, item in items
         if not (is_quiet and (item.alert.over or item.alert.level != "error"))
-        and (item.owed or _is_news(item, memory.told.get(key), now, settings.repeat_seconds))
+        and _is_news(item, memory.told.get(key), now, settings.repeat_seconds)
     }
 
 
@@ -145,29 +149,15 @@ def _is_news(item: Waiting, known: Told | None, now: float, repeat: float) -> bo
 
 
 def settled(
-    memory: Memory,
-    told: Mapping[str, Waiting],
-    missed: Collection[str],
-    targets: Collection[str],
-    now: float,
-    settings: AlertSettings,
+    memory: Memory, told: Mapping[str, Waiting], now: float, settings: AlertSettings
 ) -> Memory:
-    """The memory after telling: ``missed`` are the marks of those ``targets`` that failed.
-
-    What no target took waits on as it is; what some took waits for the others.
-    """
+    """The memory after telling; what was noted in the meantime and is news stays."""
     waiting, known = dict(memory.waiting), dict(memory.told)
     for key, item in told.items():
-        asked = recipients(item, targets)
-        owed = tuple(mark for mark in asked if mark in missed)
-        if owed and len(owed) == len(asked):
-            continue
-        is_rest = key in known and (item.alert.over or bool(item.owed))
-        known[key] = Told(replace(item.alert, text=""), known[key].at if is_rest else now)
+        heard = known[key].at if item.alert.over and key in known else now
+        known[key] = Told(replace(item.alert, text=""), heard)
         if key in waiting and waiting[key].alert.over == item.alert.over:
             del waiting[key]
-            if owed:
-                waiting[key] = replace(item, owed=owed)
     return replace(memory, waiting=waiting, told=_recent(known, now, settings.repeat_seconds))
 
 
@@ -177,11 +167,6 @@ def _recent(known: Mapping[str, Told], now: float, repeat: float) -> dict[str, T
         for key, item in known.items()
         if _within(item.at, now, repeat if item.alert.over else max(repeat, _REMEMBERED))
     }
-
-
-def recipients(item: Waiting, targets: Collection[str]) -> list[str]:
-    """The marks of the targets that must still get it."""
-    return [mark for mark in targets if not item.owed or mark in item.owed]
 
 
 def quiet(hours: str, now: float) -> bool:
@@ -325,33 +310,33 @@ class Alerts:
 
     @property
     def targets(self) -> list[str]:
-        """What to call each target; the rest of its URL is secret."""
-        return [self._label(mark) for mark in self._urls]
+        """What each target is called."""
+        return [self.label(mark) for mark in self._urls]
 
-    def memory(self) -> Memory:
-        """What waits and what was told. A file that is missing or damaged knows of nothing."""
+    def memory(self) -> dict[str, Memory]:
+        """What each target was told, and what not yet.
+
+        A file that is missing or damaged knows of nothing.
+        """
         try:
             with open(self._path, encoding="utf-8") as file:
                 raw = json.load(file)
-            return Memory(
-                waiting={item["alert"]["key"]: _waiting(item) for item in raw["waiting"]},
-                told={
-                    item["alert"]["key"]: Told(_alert(item["alert"]), float(item["at"]))
-                    for item in raw["told"]
-                },
-                last=float(raw["last"]),
-                failure=str(raw["failure"]),
-            )
+            return {mark: _memory(raw[mark]) if mark in raw else Memory() for mark in self._urls}
         except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
-            return Memory()
+            return {mark: Memory() for mark in self._urls}
 
     def condition(self) -> str:
         """How it stands with the alerts, for people."""
-        memory = self.memory()
-        if not memory.waiting:
+        memories = self.memory()
+        waiting = {key for memory in memories.values() for key in memory.waiting}
+        if not waiting:
             return "none waits"
-        why = f"; the last did not arrive at {memory.failure}" if memory.failure else ""
-        return f"{len(memory.waiting)} waiting for the next sync{why}"
+        why = "".join(
+            f"; none arrived at {self.label(mark)}: {memory.failure}"
+            for mark, memory in memories.items()
+            if memory.failure
+        )
+        return f"{len(waiting)} waiting for the next sync{why}"
 
     def note(self, alerts: Iterable[Alert]) -> None:
         """Keep alerts for the next one that sends; takes no longer than a lock. Never raises."""
@@ -370,73 +355,83 @@ class Alerts:
             complaints.extend(self._raise(alerts))
         return complaints
 
-    def _note(self, alerts: Iterable[Alert], now: float) -> tuple[Memory, list[str]]:
+    def _note(self, alerts: Iterable[Alert], now: float) -> tuple[Memories, list[str]]:
         clean = [self._clean(alert) for alert in alerts]
-        return self._change(lambda memory: noted(memory, clean, now, self._settings))
+        return self._change(
+            lambda mark, memory: noted(memory, clean, now, self._settings)  # noqa: ARG005
+        )
 
     def _raise(self, alerts: Iterable[Alert]) -> list[str]:
         now, settings = self._clock(), self._settings
         with self._alone() as is_alone:
-            memory, unkept = self._note(alerts, now)
-            batch = due(memory, now, settings) if is_alone else {}
-            if not batch:
+            memories, unkept = self._note(alerts, now)
+            batches = {mark: due(memory, now, settings) for mark, memory in memories.items()}
+            batches = {mark: batch for mark, batch in batches.items() if batch and is_alone}
+            if not batches:
                 return unkept
             deadline = Deadline(settings.seconds)
-            others = self._of_others(batch)
-            mine = {key: item for key, item in batch.items() if key not in others}
-            reasons = self._send(mine, deadline) if mine else {}
-            missed = {mark for mark, reason in reasons.items() if reason}
-            failures = [f"{self._label(mark)}: {reasons[mark]}" for mark in sorted(missed)]
+            others = self._of_others(batches)
+            reasons = self._send(
+                {
+                    mark: [item for key, item in batch.items() if key not in others]
+                    for mark, batch in batches.items()
+                },
+                deadline,
+            )
 
-            def learn(memory: Memory) -> Memory:
-                memory = settled(memory, others, (), self._urls, now, settings)
-                memory = settled(memory, mine, missed, self._urls, now, settings)
-                last = now if len(missed) < len(reasons) else memory.last
-                return replace(memory, last=last, failure="; ".join(failures))
+            def learn(mark: str, memory: Memory) -> Memory:
+                batch, failure = batches.get(mark, {}), reasons.get(mark)
+                told = {key: batch[key] for key in batch if key in others or failure == ""}
+                memory = settled(memory, told, now, settings)
+                if failure is None:
+                    return memory
+                return replace(memory, failure=failure, last=memory.last if failure else now)
 
             _, unkept = self._change(learn)
         return unkept + [
-            f"an alert did not arrive at {failure}; it is kept for the next run"
-            for failure in failures
+            f"an alert did not arrive at {self.label(mark)}: {reason}; it is kept for the next run"
+            for mark, reason in reasons.items()
+            if reason
         ]
 
     def test(self) -> list[tuple[str, str]]:
         """Send a test to each target; answers what it is called, and why it did not arrive."""
         text = "This is a test: alerts of Annoris arrive here."
         item = Waiting(Alert("test", "info", "a test", text), self._clock())
-        reasons = self._send({"test": item}, Deadline(self._settings.seconds))
-        return [(self._label(mark), reason) for mark, reason in reasons.items()]
+        deadline = Deadline(self._settings.seconds)
+        reasons = self._send({mark: [item] for mark in self._urls}, deadline)
+        return [(self.label(mark), reason) for mark, reason in reasons.items()]
+
+    def label(self, mark: str) -> str:
+        """What to call a target; the rest of its URL is secret."""
+        number = list(self._urls).index(mark) + 1
+        return f"target {number} ({self._urls[mark].partition('://')[0][:20]})"
 
     # --- sending -----------------------------------------------------------------------------
 
-    def _of_others(self, batch: Mapping[str, Waiting]) -> dict[str, Waiting]:
-        """Those that another machine has told people about."""
-        shared = {key: item for key, item in batch.items() if item.alert.shared}
-        if not shared:
-            return {}
-        wanted = [(key, item.alert.over) for key, item in shared.items()]
+    def _of_others(self, batches: Mapping[str, Mapping[str, Waiting]]) -> set[str]:
+        """Keys of which another machine has told people."""
+        shared = {
+            key: item.alert.over
+            for batch in batches.values()
+            for key, item in batch.items()
+            if item.alert.shared
+        }
+        if not shared or not self._claim:
+            return set()
         holder = f"{socket.gethostname()}:{self._all.data_dir}"
-        granted = (
-            self._claim(wanted, holder, self._settings.repeat_seconds) if self._claim else None
-        )
-        return {
-            key: item for key, item in shared.items() if granted is not None and key not in granted
-        }
+        mine = self._claim(list(shared.items()), holder, self._settings.repeat_seconds)
+        return set() if mine is None else shared.keys() - mine
 
-    def _send(self, batch: Mapping[str, Waiting], deadline: Deadline) -> dict[str, str]:
-        """Send to every target that must get something; why each did not take it, or nothing."""
-        bundles = {
-            mark: [item for item in batch.values() if mark in recipients(item, self._urls)]
-            for mark in self._urls
-        }
-        services = _services({mark: self._urls[mark] for mark, items in bundles.items() if items})
+    def _send(self, batches: Mapping[str, list[Waiting]], deadline: Deadline) -> dict[str, str]:
+        """Send to each target what it must get; why it did not take it, or nothing."""
+        services = _services({mark: self._urls[mark] for mark, items in batches.items() if items})
         reasons = dict.fromkeys(services, "it did not answer in time")
         host, project = socket.gethostname(), self._all.project
 
         def post(mark: str) -> None:
-            items = bundles[mark]
             try:
-                reason = _post(services[mark], heading(items, host), blocks(items, project), items)
+                reason = _post(services[mark], batches[mark], host, project)
             except Exception as error:  # noqa: BLE001 - a target's trouble is told, not raised
                 reason = type(error).__name__
             reasons[mark] = _masked(reason, self._urls[mark])
@@ -447,10 +442,6 @@ class Alerts:
         for thread in threads:
             thread.join(deadline.left())
         return dict(reasons)
-
-    def _label(self, mark: str) -> str:
-        number = list(self._urls).index(mark) + 1
-        return f"target {number} ({self._urls[mark].partition('://')[0][:20]})"
 
     def _clean(self, alert: Alert) -> Alert:
         """Without credentials, wherever the words of an error came from."""
@@ -467,25 +458,32 @@ class Alerts:
 
     # --- remembering -------------------------------------------------------------------------
 
-    def _change(self, decide: Callable[[Memory], Memory]) -> tuple[Memory, list[str]]:
-        """Decide upon the memory in one step; what to complain of when it can't be kept."""
+    def _change(self, decide: Callable[[str, Memory], Memory]) -> tuple[Memories, list[str]]:
+        """Decide upon each memory, in one step; what to complain of when that can't be kept."""
+
+        def decided() -> tuple[Memories, Memories]:
+            before = self.memory()
+            return before, {mark: decide(mark, memory) for mark, memory in before.items()}
+
         try:
             with self._locked("lock", _LOCK_SECONDS):
-                before = self.memory()
-                after = decide(before)
+                before, after = decided()
                 if after != before:
                     self._write(after)
                 return after, []
         except OSError as error:
             complaint = f"{self._path}: {error.strerror}: alerts may be lost or come again"
-            return decide(self.memory()), [complaint]
+            return decided()[1], [complaint]
 
-    def _write(self, memory: Memory) -> None:
+    def _write(self, memories: Memories) -> None:
         raw = {
-            "waiting": [asdict(item) for item in memory.waiting.values()],
-            "told": [asdict(item) for item in memory.told.values()],
-            "last": memory.last,
-            "failure": memory.failure,
+            mark: {
+                "waiting": [asdict(item) for item in memory.waiting.values()],
+                "told": [asdict(item) for item in memory.told.values()],
+                "last": memory.last,
+                "failure": memory.failure,
+            }
+            for mark, memory in memories.items()
         }
         temporary = f"{self._path}.new"
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -513,9 +511,18 @@ class Alerts:
             yield True
 
 
-def _waiting(raw: dict[str, Any]) -> Waiting:
-    owed = tuple(map(str, raw["owed"]))
-    return Waiting(_alert(raw["alert"]), float(raw["since"]), int(raw["times"]), owed)
+def _memory(raw: dict[str, Any]) -> Memory:
+    waiting = [
+        Waiting(_alert(item["alert"]), float(item["since"]), int(item["times"]))
+        for item in raw["waiting"]
+    ]
+    told = [Told(_alert(item["alert"]), float(item["at"])) for item in raw["told"]]
+    return Memory(
+        {item.alert.key: item for item in waiting},
+        {item.alert.key: item for item in told},
+        float(raw["last"]),
+        str(raw["failure"]),
+    )
 
 
 def _alert(raw: dict[str, Any]) -> Alert:
@@ -567,20 +574,19 @@ def _services(urls: Mapping[str, str]) -> dict[str, NotifyBase | None]:
         return {mark: Apprise.instantiate(url, asset=asset) for mark, url in urls.items()}
 
 
-def _post(
-    service: NotifyBase | None, title: str, text: list[str], items: Collection[Waiting]
-) -> str:
+def _post(service: NotifyBase | None, items: Collection[Waiting], host: str, project: str) -> str:
     """Send one message, in parts where the service needs it; why it was not taken, or nothing."""
     from apprise import Apprise  # noqa: PLC0415
 
     if service is None:
         return "Apprise does not understand its URL"
+    title = heading(items, host)
     worst = max((item.alert for item in items), key=_weight)
     kind = {"error": "failure"}.get(worst.level, worst.level)
     service.request_rate_per_sec = 0  # a few parts are no flood
     sender = Apprise(asset=service.asset)
     sender.add(service)
-    pieces = parts(text, service.body_maxlen - _cost(title) - 40)
+    pieces = parts(blocks(items, project), service.body_maxlen - _cost(title) - 40)
     for number, piece in enumerate(pieces, 1):
         which = f" ({number}/{len(pieces)})" if len(pieces) > 1 else ""
         result = sender.notify(

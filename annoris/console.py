@@ -212,36 +212,29 @@ class Output:
         ]
         self.table(("key", "what", "when", "title", "state"), rows)
 
-    def alerts(self, targets: Sequence[str], settings: AlertSettings, memory: Memory) -> None:
-        """Where alerts go, what waits, and what was told; ``state`` is waiting, told or over."""
-        rows = [("waiting", item.alert, item.since) for item in memory.waiting.values()]
-        rows += [
-            ("over" if item.alert.over else "told", item.alert, item.at)
-            for item in memory.told.values()
-        ]
-        last = moment(memory.last) if memory.last else ""
+    def alerts(
+        self, targets: Sequence[str], settings: AlertSettings, memories: Sequence[Memory]
+    ) -> None:
+        """Where alerts go and, for each target, what waits for it and what it was told."""
+        known = [_told(memory) for memory in memories]
+        facts = [("level", f"{settings.level} and above")]
+        facts += [("quiet hours", settings.quiet_hours or "none")]
+        for target, item in zip(targets, known, strict=True):
+            failure = f", then failed: {item['failure']}" if item["failure"] else ""
+            facts.append((target, f"last sent {ago(item['last'])}{failure}"))
         self.facts(
-            [
-                ("targets", ", ".join(targets) or "none: set ANNORIS_ALERTS_URLS"),
-                ("level", f"{settings.level} and above"),
-                ("quiet hours", settings.quiet_hours or "none"),
-                ("last sent", ago(last)),
-                ("failure", memory.failure or "none"),
-            ],
-            targets=list(targets),
+            facts if targets else [*facts, ("targets", "none: set ANNORIS_ALERTS_URLS")],
             level=settings.level,
             quiet_hours=settings.quiet_hours,
-            last=last,
-            failure=memory.failure,
-            alerts=[
-                {"state": state, "at": moment(at), **asdict(alert)} for state, alert, at in rows
-            ],
+            targets=[{"target": name, **item} for name, item in zip(targets, known, strict=True)],
         )
         if not self.json:
-            self.table(
-                ("state", "level", "when", "alert"),
-                [(state, alert.level, ago(moment(at)), alert.title) for state, alert, at in rows],
-            )
+            rows = {
+                (item["state"], item["level"], ago(item["at"]), item["title"]): None
+                for target in known
+                for item in target["alerts"]
+            }
+            self.table(("state", "level", "when", "alert"), list(rows))
 
     def sent(self, sent: Sequence[tuple[str, str]]) -> None:
         """Whether a test arrived at each target, or why not."""
@@ -358,7 +351,23 @@ def _cell(text: str) -> str:
     return safe(text.replace("\t", " ").replace("\n", " "))
 
 
-def moment(seconds: float) -> str:
+def _told(memory: Memory) -> dict[str, Any]:
+    """What a target was told; the state of an alert is waiting, told or over."""
+    alerts = [("waiting", item.alert, item.since) for item in memory.waiting.values()]
+    alerts += [
+        ("over" if item.alert.over else "told", item.alert, item.at)
+        for item in memory.told.values()
+    ]
+    return {
+        "last": _iso(memory.last) if memory.last else "",
+        "failure": memory.failure,
+        "alerts": [
+            {"state": state, "at": _iso(at), **asdict(alert)} for state, alert, at in alerts
+        ],
+    }
+
+
+def _iso(seconds: float) -> str:
     """A time of the Unix clock as ISO in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

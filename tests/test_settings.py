@@ -11,6 +11,7 @@ import pytest
 
 from annoris.errors import ConfigError
 from annoris.settings import (
+    AlertSettings,
     MasterSettings,
     SaveSettings,
     Settings,
@@ -21,7 +22,7 @@ from annoris.settings import (
 )
 
 EXAMPLE = Path(__file__).parents[1] / "config.example.toml"
-SECTIONS = {"master": MasterSettings, "save": SaveSettings}
+SECTIONS = {"master": MasterSettings, "save": SaveSettings, "alerts": AlertSettings}
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_config_example_holds_every_key_with_its_default(tmp_path: Path) -> None
     environ = {"HOME": str(tmp_path)}
     example, defaults = load(str(EXAMPLE), environ=environ), load(environ=environ)
     assert example.source == str(EXAMPLE)
-    for name in ("project", "data_dir", "master", "save"):
+    for name in ("project", "data_dir", *SECTIONS):
         assert getattr(example, name) == getattr(defaults, name)
     raw = tomllib.loads(EXAMPLE.read_text())
     assert raw.keys() == {item.name for item in fields(Settings)} - {"source"}

@@ -23,7 +23,7 @@ def alerts(context: typer.Context, json: Json = False, quiet: Quiet = False) -> 
 
     known = settings()
     here = Alerts(known)
-    speak(json, quiet).alerts(here.targets, known.alerts, here.memory())
+    speak(json, quiet).alerts(here.targets, known.alerts, list(here.memory().values()))
 
 
 @app.command("test")

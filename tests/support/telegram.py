@@ -1,7 +1,8 @@
 """A server on loopback that speaks as much of Telegram's Bot API as a bot needs to send.
 
 It is as strict as the real one: HTML that it can't parse and messages that are too long are
-refused, so that what it holds in ``texts`` is what a person would have read.
+refused, so that what it holds in ``texts`` is what a person would have read. It also takes what
+Apprise sends to a plain ``json://`` target, for processes that are not pointed here.
 """
 
 from __future__ import annotations
@@ -46,9 +47,19 @@ class Telegram:
         return f"tgram://{TOKEN}/{CHAT}"
 
     @property
+    def plain_url(self) -> str:
+        """The same server as a target of another kind."""
+        return self.address.replace("http", "json")
+
+    @property
     def texts(self) -> list[str]:
         """The messages that arrived, as they are shown: without tags and entities."""
-        return [shown(payload["text"]) for payload in self.payloads]
+        return [
+            shown(payload["text"])
+            if "text" in payload
+            else f"{payload['title']}\n{payload['message']}"
+            for payload in self.payloads
+        ]
 
     def point_processes(self, folder: Path) -> dict[str, str]:
         """The environment in which a process takes this server for Telegram's."""
@@ -60,20 +71,17 @@ class Telegram:
             "    from apprise.plugins.telegram import NotifyTelegram\n"
             f"NotifyTelegram.notify_url = '{self.address}/bot'\n"
         )
-        return {
-            "PYTHONPATH": str(folder),
-            "NO_PROXY": "127.0.0.1",
-            "ANNORIS_ALERTS_URLS": self.url,
-        }
+        return {"PYTHONPATH": str(folder), "ANNORIS_ALERTS_URLS": self.url}
 
     def answer(self, path: str, payload: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         self.requests += 1
-        if path != f"/bot{TOKEN}/sendMessage":
+        if path not in ("/", f"/bot{TOKEN}/sendMessage"):
             return _refusal(404, "Not Found")
         if self.mode in _REFUSALS:
             code, said, extra = _REFUSALS[self.mode]
             return _refusal(code, said, extra)
-        if trouble := _trouble(payload):
+        trouble = _trouble(payload) if path != "/" else ""
+        if trouble:
             return _refusal(400, f"Bad Request: {trouble}")
         self.payloads.append(payload)
         return 200, {"ok": True, "result": {"message_id": len(self.payloads)}}
