@@ -103,7 +103,7 @@ def ailments(archive: Archive) -> list[Ailment]:
         Ailment(f"{path} is damaged", "look at it: its text is readable; then remove it")
         for path in damaged
     ]
-    if archive.settings.source and archive.settings.master.token:
+    if archive.settings.source and (archive.settings.master.token or archive.settings.alerts.urls):
         mode = os.stat(archive.settings.source).st_mode
         if mode & 0o077:
             found.append(

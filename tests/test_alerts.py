@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -346,6 +347,21 @@ def at(tmp_path: Path, telegram: Telegram, watch: Watch) -> Callable[..., Alerts
     return make
 
 
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """The loggers of which a program that logs would hear."""
+    names: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            names.append(record.name)
+
+    listener = Listener()
+    logging.getLogger().addHandler(listener)
+    yield names
+    logging.getLogger().removeHandler(listener)
+
+
 def test_an_alert_arrives_at_telegram_as_it_was_written(
     at: Callable[..., Alerts], telegram: Telegram
 ) -> None:
@@ -391,9 +407,9 @@ def test_what_no_message_can_hold_is_said_to_be_left_out(
     ],
 )  # fmt: skip
 def test_an_alert_that_does_not_arrive_is_kept_and_told_at_the_next_run(
-    at: Callable[..., Alerts], telegram: Telegram, mode: str, reason: str
+    at: Callable[..., Alerts], telegram: Telegram, log: list[str], mode: str, reason: str
 ) -> None:
-    """The complaint says why, and nothing that is kept or said holds the token."""
+    """The complaint says why, and nothing that is kept, said or logged holds the token."""
     here = at(seconds=0.5 if mode == "hang" else 10.0)
     telegram.mode = mode  # type: ignore[assignment]
     (complaint,) = here.raise_([DOWN])
@@ -406,6 +422,7 @@ def test_an_alert_that_does_not_arrive_is_kept_and_told_at_the_next_run(
     assert here.raise_([DOWN]) == []
     assert len(telegram.texts) == 1
     said = complaint + Path(here._path).read_text()
+    assert "apprise" not in log
     assert not any(secret in said for secret in (TOKEN, TOKEN.partition(":")[2], CHAT))
 
 
@@ -694,7 +711,9 @@ def test_alerts_test_says_for_each_target_whether_it_arrived(
     phone.mode = "unauthorized"
     ran = here.run("alerts", "test", "--quiet")
     assert (ran.code, ran.text) == (5, "")
-    assert "Unauthorized" in ran.err
+    first_line, second_line = ran.err.splitlines()
+    assert first_line.endswith("Unauthorized, error=401")
+    assert second_line.startswith("annoris: target 2 (json): did not arrive")
 
 
 def test_alerts_without_a_target_say_how_to_name_one(machine: Make) -> None:
