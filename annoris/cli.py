@@ -19,8 +19,8 @@ from annoris.errors import AnnorisError, StorageError
 # The order of the manual. A module is imported when its command, or the whole list, is asked for.
 _COMMANDS = (
     "save", "load", "list", "search", "history", "diff", "delete",
-    "sync", "outbox", "projects", "status", "doctor", "alerts", "key", "schedule",
-    "init",
+    "sync", "outbox", "projects", "dump", "restore",
+    "status", "doctor", "alerts", "key", "schedule", "init",
 )  # fmt: skip
 _FUNCTIONS = {"list": "list_"}
 

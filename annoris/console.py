@@ -18,7 +18,20 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from annoris.errors import AnnorisError
-from annoris.model import Draft, Hit, Loaded, Project, Receipt, Report, Revision, Session
+from annoris.model import (
+    Draft,
+    Drilled,
+    Dumped,
+    Hit,
+    Loaded,
+    Project,
+    Receipt,
+    Report,
+    Restored,
+    Revision,
+    Session,
+    Shelved,
+)
 
 if TYPE_CHECKING:
     from annoris.alerts import Memory
@@ -247,6 +260,75 @@ class Output:
             elif not self.quiet:
                 self.line(f"{name}: arrived")
 
+    def dumps(self, dumps: Sequence[Shelved], stale: str) -> None:
+        """The dumps that there are."""
+        if self.json:
+            self.emit(dumps=[asdict(dump) for dump in dumps], stale=stale)
+            return
+        if stale:
+            self.warn(f"there may be newer ones: {stale}")
+        if not dumps:
+            self.note("no dump yet: annoris dump makes one")
+        self.table(
+            ("dump", "made", "sessions", "size", "verified"),
+            [
+                (
+                    dump.name,
+                    ago(dump.made) if _terminal() else dump.made,
+                    str(dump.rows.get("sessions", 0)),
+                    _size(dump.bytes) if _terminal() else str(dump.bytes),
+                    (ago(dump.verified) if _terminal() else dump.verified) or "never",
+                )
+                for dump in dumps
+            ],
+        )
+
+    def dumped(self, done: Dumped) -> None:
+        """What a dump did; silent under --quiet."""
+        if self.json:
+            self.emit(dump=asdict(done))
+            return
+        if not self.quiet:
+            what = "dumped as" if done.pushed else "nothing changed since"
+            self.line(
+                f"{what} {done.name}: {_counts(done.rows)}, {_size(done.bytes)} ({_took(done)})"
+            )
+            for name in done.dropped:
+                self.line(f"dropped {name}")
+            if done.file:
+                self.line(f"written to {safe(done.file)}")
+
+    def drilled(self, drill: Drilled) -> None:
+        """What a drill found: silent under --quiet, because it was nothing."""
+        if self.json:
+            self.emit(drill=asdict(drill))
+            return
+        if not self.quiet:
+            self.line(
+                f"verified {drill.name}, made {ago(drill.made)}: {_counts(drill.rows)} came back "
+                f"as they were, {drill.opened} contents open ({_took(drill)})"
+            )
+            self.line(
+                f"since then the hot cache got {drill.new} rows, changed {drill.changed}, "
+                f"lost {drill.gone}"
+            )
+
+    def restored(self, done: Restored) -> None:
+        """What a restore did, and what comes next."""
+        if self.json:
+            self.emit(restore=asdict(done))
+            return
+        if done.stale:
+            self.warn(f"there may be a newer dump: {done.stale}")
+        if not self.quiet:
+            did = "would restore" if done.dry_run else "restored"
+            self.line(
+                f"{did} {safe(done.name)}, of {done.newest or 'no time'}: {_counts(done.rows)} "
+                f"({_took(done)})"
+            )
+            if not done.dry_run:
+                self.line("annoris sync brings it to what master holds now")
+
     def facts(self, facts: Sequence[tuple[str, str]], **data: Any) -> None:
         """Names and values in two columns."""
         if self.json:
@@ -434,6 +516,20 @@ def _receipt_line(receipt: Receipt) -> str:
             return (
                 f"refused    {where}\n  {safe(receipt.reason)}\n  it is kept here: annoris outbox"
             )
+
+
+def _counts(rows: dict[str, int]) -> str:
+    log = rows.get("sync_log", 0) + rows.get("dump_log", 0)
+    counts = (rows.get("sessions", 0), rows.get("projects", 0), log)
+    return "{} sessions, {} projects, {} runs".format(*counts)
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+
+
+def _took(done: Dumped | Drilled | Restored) -> str:
+    return f"{done.milliseconds / 1000:.1f} s"
 
 
 def _counted(receipts: Sequence[Receipt]) -> str:

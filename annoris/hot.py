@@ -18,7 +18,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -236,6 +236,57 @@ WHERE held.holder = excluded.holder
     OR CASE WHEN excluded.over THEN NOT held.over
         ELSE held.at < now() - make_interval(secs => %(seconds)s) END
 RETURNING key
+"""
+
+# What a dump holds, by the names that it uses: the table, which of its rows, in which order. The
+# log of dumps stands apart, so that a dump which changes nothing else can be told.
+_ABOUT_DUMPS = "kind IN ('dump', 'drill', 'restore')"
+_TABLES = {
+    "dump_log": ("sync_log", _ABOUT_DUMPS, "id"),
+    "projects": ("projects", "TRUE", "id"),
+    "sessions": ("sessions", "TRUE", "id"),
+    "state": ("state", "TRUE", "one"),
+    "sync_log": ("sync_log", f"NOT {_ABOUT_DUMPS}", "id"),
+}
+_EXPORT = """
+COPY (SELECT row_to_json(held) FROM (SELECT * FROM {} WHERE {} ORDER BY {}) AS held) TO STDOUT
+"""
+_LOCK = "LOCK TABLE state, sessions, projects, sync_log IN SHARE ROW EXCLUSIVE MODE"
+_CENSUS = """
+SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM projects),
+    (SELECT count(*) FROM sync_log)
+"""
+_LINES = "CREATE TEMP TABLE lines (name text, line json) ON COMMIT DROP"
+_FILL = """
+INSERT INTO {table} ({columns}) SELECT {values}
+FROM lines, json_populate_record(NULL::{table}, line) AS given WHERE lines.name = '{table}'
+"""
+_SET_STATE = """
+UPDATE state SET ({columns}) = ROW ({values})
+FROM lines, json_populate_record(NULL::state, line) AS given WHERE lines.name = 'state'
+"""
+# Ids that are neither here nor in the lines.
+_SKIP_IDS = """
+SELECT setval(pg_get_serial_sequence('sync_log', 'id'), GREATEST(1,
+    (SELECT max(id) FROM sync_log),
+    (SELECT max((line ->> 'id')::bigint) FROM lines WHERE name IN ('dump_log', 'sync_log'))))
+"""
+# What is there already, under whatever id, is not noted twice; an id that is taken is not used.
+_FILL_LOG = """
+INSERT INTO sync_log ({columns}) SELECT {values}
+FROM (
+    SELECT given.* FROM lines, json_populate_record(NULL::sync_log, line) AS given
+    WHERE name IN ('dump_log', 'sync_log')
+) AS given
+WHERE NOT EXISTS (
+    SELECT FROM sync_log AS held WHERE to_jsonb(held) - 'id' = to_jsonb(given) - 'id'
+)
+ORDER BY given.id
+"""
+_OWN = {("state", "one"), ("state", "version")}
+_FREE_ID = """
+CASE WHEN EXISTS (SELECT FROM sync_log AS held WHERE held.id = given.id)
+    THEN nextval(pg_get_serial_sequence('sync_log', 'id')) ELSE given.id END
 """
 
 _GRANTS = {
@@ -548,6 +599,56 @@ class Hot:
         }
         return {_original(key) for (key,) in self._run((_CLAIM, values))[0]}
 
+    # --- dumps ---------------------------------------------------------------------------------
+
+    def census(self) -> dict[str, int]:
+        """How many rows each table has, tombstones included."""
+        return _counted(self._run((_CENSUS, ()))[0].fetchone())
+
+    def export(self) -> Iterator[tuple[str, str]]:
+        """Every row of all tables at one moment, streamed: (table, row as a line of JSON).
+
+        In the order of the tables' names and primary keys; times in UTC. The rows of
+        ``sync_log`` that are about dumps come as ``dump_log``.
+        """
+        with self._talking() as (db, deadline):
+            self._begin(db, deadline, mode="ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield from _lines(db)
+            db.execute("COMMIT")
+
+    def restore(
+        self, lines: Iterable[tuple[str, str]], accept: Callable[[dict[str, int]], object]
+    ) -> None:
+        """Make the tables hold what an ``export`` gave, whole or not at all.
+
+        ``accept`` is told how many rows there are, while nobody else can write, and may raise.
+        The rows of ``sync_log`` are added to those that are there. Lines may be of an older
+        version: what they do not say gets its default. Raises StorageError for a value that
+        does not fit.
+        """
+        with self._talking() as (db, deadline):
+            self._begin(db, deadline)
+            db.execute(_LOCK)
+            accept(_counted(db.execute(_CENSUS).fetchone()))
+            _fill(db, lines)
+            db.execute("COMMIT")
+
+    def rehearse(self, lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        """What an ``export`` gives after a ``restore`` into a schema made for that.
+
+        All in one transaction that is rolled back, so that nothing of it is ever left, nor
+        seen by anybody.
+        """
+        with self._talking() as (db, deadline):
+            self._begin(db, deadline, check=False)
+            scratch = _quoted(f"{self._schema[:40]}_drill_{os.urandom(4).hex()}")
+            db.execute(f"CREATE SCHEMA {scratch}")
+            db.execute("SELECT set_config('search_path', %s, true)", [f"{scratch}, pg_temp"])
+            self._make(db, 0)
+            _fill(db, lines)
+            yield from _lines(db)
+            db.execute("ROLLBACK")
+
     # --- the connection ------------------------------------------------------------------------
 
     def _run(self, *statements: Statement, check: bool = True) -> list[Cursor]:
@@ -559,9 +660,11 @@ class Hot:
                 db.execute("COMMIT")
             return cursors
 
-    def _begin(self, db: Connection, deadline: Deadline, *, check: bool = True) -> None:
+    def _begin(
+        self, db: Connection, deadline: Deadline, *, check: bool = True, mode: str = ""
+    ) -> None:
         left = str(max(1, math.ceil(deadline.left(86_400) * 1000)))
-        db.execute("BEGIN")
+        db.execute(f"BEGIN {mode}")
         db.execute(_BEGIN, [f"{_quoted(self._schema)}, pg_temp", left, left, left])
         if check:
             db.execute(_CHECK, [VERSION])
@@ -688,6 +791,45 @@ class Hot:
         elif isinstance(error, errors.DuplicateTable):
             hint = "that table is not Annoris's: give the hot cache a schema of its own"
         return StorageError(f"the hot cache (PostgreSQL) refuses: {said}", hint=hint)
+
+
+# --- dumps -----------------------------------------------------------------------------------
+
+
+def _counted(counts: tuple[Any, ...] | None) -> dict[str, int]:
+    return dict(zip(("sessions", "projects", "sync_log"), counts or (), strict=False))
+
+
+def _lines(db: Connection) -> Iterator[tuple[str, str]]:
+    db.execute("SET LOCAL TimeZone TO 'UTC'")
+    for name, which in _TABLES.items():
+        with db.cursor() as cursor, cursor.copy(_EXPORT.format(*which)) as copy:
+            for (line,) in copy.rows():
+                yield name, line
+
+
+def _fill(db: Connection, lines: Iterable[tuple[str, str]]) -> None:
+    db.execute(_LINES)
+    columns: dict[str, list[str]] = {}
+    with db.cursor() as cursor, cursor.copy("COPY lines FROM STDIN") as copy:
+        for name, line in lines:
+            columns.setdefault("sync_log" if name == "dump_log" else name, list(json.loads(line)))
+            copy.write_row((name, line))
+    db.execute("DELETE FROM sessions; DELETE FROM projects")
+    db.execute(_SKIP_IDS)
+    statements = {"state": _SET_STATE, "sync_log": _FILL_LOG}
+    for table, names in columns.items():
+        # The version and the one row of ``state`` are those of the tables as they are here.
+        wanted = [name for name in names if (table, name) not in _OWN]
+        values = [
+            _FREE_ID if (table, name) == ("sync_log", "id") else f"given.{_quoted(name)}"
+            for name in wanted
+        ]
+        db.execute(
+            statements.get(table, _FILL).format(
+                table=table, columns=", ".join(map(_quoted, wanted)), values=", ".join(values)
+            )
+        )
 
 
 # --- values ----------------------------------------------------------------------------------

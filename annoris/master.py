@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import os
-import random
 import re
 import secrets
 import shutil
@@ -28,12 +26,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from annoris import gitcmd
-from annoris.errors import (
-    Locked,
-    NotFound,
-    StorageError,
-)
+from annoris import gitcmd, lock
+from annoris.errors import NotFound, StorageError
 from annoris.model import Change, Deadline, Revision
 from annoris.settings import MasterSettings
 
@@ -157,30 +151,9 @@ class Master:
     @contextlib.contextmanager
     def lock(self, deadline: Deadline) -> Iterator[None]:
         """One writer of this clone at a time, across processes. Raises Locked at the deadline."""
-        path = f"{self.folder}.lock"
-        try:
-            os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StorageError(
-                f"{path}: {error.strerror}",
-                hint="set ANNORIS_DATA_DIR to a folder that can be written",
-            ) from error
-        try:
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError:
-                    if deadline.over:
-                        raise Locked(
-                            "another annoris is writing on this machine",
-                            hint="wait for it to end, then try again",
-                        ) from None
-                    time.sleep(deadline.left(random.uniform(0.005, 0.025)))  # noqa: S311 - jitter
+        busy = "another annoris is writing on this machine"
+        with lock.hold(f"{self.folder}.lock", deadline, busy):
             yield
-        finally:
-            os.close(handle)
 
     def tip(self) -> str:
         """The newest commit of master that this machine knows; empty when there is none."""
@@ -412,6 +385,22 @@ class Master:
         output = self._local("fast-import", "--quiet", "--force", stdin=b"".join(stream))
         return output.split()[-1].decode()
 
+    def store(self, data: bytes) -> str:
+        """Keep bytes as a blob of the clone, in no commit yet; answers its id."""
+        return self._local("hash-object", "-w", "--stdin", stdin=data).decode().strip()
+
+    def gather(self, files: Mapping[str, str], message: str) -> str:
+        """A commit without parents, of blobs that are there already: path → blob id."""
+        parts = _import(Commit({}, message, now()), 1, self._author(), "")
+        stream = [
+            f"feature done\nreset {_NEXT}\n\n".encode(),
+            *parts,
+            *(f"M 100644 {oid} ".encode() + _quoted(path) + b"\n" for path, oid in files.items()),
+            b"get-mark :1\ndone\n",
+        ]
+        output = self._local("fast-import", "--quiet", "--force", stdin=b"".join(stream))
+        return output.split()[-1].decode()
+
     def push(self, commit: str, tip: str, deadline: Deadline) -> None:
         """Make ``commit`` master's tip if it still is ``tip`` there, and ours after it.
 
@@ -495,6 +484,13 @@ class Master:
             gitcmd.run(
                 [*self._base(), "gc", "--auto", "--quiet"], Deadline(5), extra={"gc.auto": "6700"}
             )
+
+    def forget(self) -> None:
+        """Let go of what the branch held before, for one whose past nobody needs, and pack."""
+        refs = (self._ref, _NEXT) if self.embedded else (self._ref, _NEXT, _FETCHED)
+        known = [ref for ref in refs if self._read_ref(ref)]
+        self._local("reflog", "expire", "--expire=now", "--expire-unreachable=now", *known)
+        self._local("gc", "--quiet")
 
     def check(self) -> str:
         """What ``git fsck`` holds against the clone; empty when it is sound."""

@@ -394,3 +394,55 @@ class SetUp:
     brought: int  # sessions of this machine that are now there
     others: int  # Markdown files there that are not sessions
     config: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shelved:
+    """A dump on the branch of dumps, as it is listed."""
+
+    name: str
+    made: str
+    rows: dict[str, int]  # of each table
+    bytes: int
+    keys: tuple[str, ...]  # ids of the keys that its contents need
+    verified: str  # when a drill last found it whole; empty for never
+
+
+@dataclass(frozen=True, slots=True)
+class Dumped:
+    """What a dump did. ``pushed`` is not set when the newest dump says the same already."""
+
+    name: str
+    pushed: bool
+    rows: dict[str, int]
+    bytes: int
+    dropped: tuple[str, ...] = ()  # dumps whose time was over
+    file: str = ""
+    milliseconds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drilled:
+    """What a drill found: nothing wrong. Counts of rows that the live tables have otherwise."""
+
+    name: str
+    made: str
+    rows: dict[str, int]
+    opened: int  # contents that were opened and are what their row says
+    new: int
+    changed: int
+    gone: int
+    milliseconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did, or under ``dry_run`` would do."""
+
+    name: str
+    newest: str  # when the newest row of the dump was written
+    rows: dict[str, int]
+    before: dict[str, int]  # rows that were there
+    dry_run: bool
+    stale: str = ""  # why there may be a newer dump
+    milliseconds: int = 0

@@ -69,6 +69,15 @@ class AlertSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DumpSettings:
+    branch: str = "annoris-dumps"
+    daily: int = 7
+    weekly: int = 4
+    monthly: int = 12
+    seconds: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     project: str = "default"
     data_dir: str = ""
@@ -78,6 +87,7 @@ class Settings:
     hot: HotSettings = HotSettings()
     emergency: EmergencySettings = EmergencySettings()
     alerts: AlertSettings = AlertSettings()
+    dump: DumpSettings = DumpSettings()
     source: str = ""  # the config file that was read, if any
 
     def at(self, name: str) -> str:
@@ -91,6 +101,7 @@ _SECTIONS = {
     "hot": HotSettings,
     "emergency": EmergencySettings,
     "alerts": AlertSettings,
+    "dump": DumpSettings,
 }
 # What hosting platforms set. From the real environment only: a project's own .env is not ours.
 _FOREIGN = {"DATABASE_URL": ("hot", "url"), "REDIS_URL": ("emergency", "url")}
@@ -122,6 +133,9 @@ def load(config: str | None = None, *, environ: Mapping[str, str] | None = None)
     settings = Settings(**values, **sections, source=path)
     _check_remote(settings.master)
     _check_alerts(settings.alerts)
+    _check_branch("dump.branch", settings.dump.branch)
+    if settings.dump.branch == settings.master.branch:
+        raise ConfigError("dump.branch: dumps need a branch of their own, not master's")
     return settings
 
 
@@ -307,7 +321,10 @@ def quiet_hours(text: str) -> tuple[str, str, tzinfo | None] | None:
 
 def _check_remote(master: MasterSettings) -> None:
     check_remote(master.remote)
-    name = master.branch
+    _check_branch("master.branch", master.branch)
+
+
+def _check_branch(key: str, name: str) -> None:
     bad = (" ", "~", "^", ":", "?", "*", "[", "\\", "..", "@{", "//", "/.", ".lock/")
     if (
         not name.isprintable()
@@ -316,7 +333,7 @@ def _check_remote(master: MasterSettings) -> None:
         or name.endswith(("/", ".", ".lock"))
         or any(part in name for part in bad)
     ):
-        raise ConfigError(f"master.branch: {name!r} is not a branch name")
+        raise ConfigError(f"{key}: {name!r} is not a branch name")
 
 
 def check_remote(remote: str) -> None:

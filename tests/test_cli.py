@@ -30,7 +30,8 @@ from tests.support.machine import Machine, Ran
 Machines = Callable[..., Machine]
 COMMANDS = (
     "save", "load", "list", "search", "history", "diff", "delete",
-    "sync", "outbox", "projects", "status", "doctor", "key", "schedule", "init",
+    "sync", "outbox", "projects", "dump", "restore",
+    "status", "doctor", "key", "schedule", "init",
 )  # fmt: skip
 GOOD = b"# Good\n\n**Status:** open\n\ntext\n"
 RUSSIAN = "# Отчёт о складе\n\n**Статус:** в работе\n\nтекст\n".encode()
@@ -391,6 +392,8 @@ def test_json_of_every_command_is_one_object_with_its_version(machine: Machines)
         ("delete", "no"): "error",
         ("key", "new"): "key",
         ("schedule", "show"): "schedule",
+        ("dump",): "error",
+        ("restore", "latest"): "error",
     }
     assert {arguments[0] for arguments in keys} == set(COMMANDS)
     for arguments, key in keys.items():

@@ -42,7 +42,8 @@ EFFECTS = {
     "Outbox.add", "Outbox.remove", "Outbox.set_aside", "Outbox.retry", "Outbox.drop",
     "Outbox.answer", "Outbox.answered", "Outbox.tidy",
     "Master.create", "Master.accept", "Master.commit", "Master.merge", "Master.push",
-    "Master.fetch", "Master.maintain", "Master.claim",
+    "Master.fetch", "Master.maintain", "Master.claim", "Master.store", "Master.gather",
+    "Master.forget",
     "Catalog.apply", "Catalog.overlay", "Catalog.reopen",
     "Follower.fetch", "Follower.mark_checked", "Follower.refresh", "Follower.overlay",
     "Publisher.flush", "Publisher.edit",
@@ -73,7 +74,7 @@ READS = {
     "Archive.history", "Archive.diff", "Archive.checked", "Archive.close",
 }  # fmt: skip
 _CALLS = ("fsync", "replace", "unlink")
-_WRITING = ("init", "fast-import", "push", "fetch", "update-ref", "gc")
+_WRITING = ("init", "fast-import", "push", "fetch", "update-ref", "gc", "hash-object", "reflog")
 
 
 def public_methods() -> set[str]:
