@@ -280,7 +280,7 @@ def _fits(one: tuple[tuple[str, Any], str], other: tuple[tuple[str, Any], str]) 
     old, new = json.loads(one[1]), json.loads(other[1])
     if one[0][0] == "state":
         old.pop("version", None)
-    return old.keys() < new.keys() and all(new[name] == value for name, value in old.items())
+    return old.keys() <= new.keys() and all(new[name] == value for name, value in old.items())
 
 
 # --- which dumps stay ------------------------------------------------------------------------

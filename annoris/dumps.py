@@ -33,6 +33,7 @@ from annoris.errors import (
     KeyProblem,
     NotFound,
     PolicyRefused,
+    RemoteRefused,
     RemoteUnreachable,
     StorageError,
     UsageError,
@@ -72,9 +73,7 @@ def dump(archive: Archive, to: str = "", *, force: bool = False) -> Dumped:
     dump, or ``to`` exists and ``force`` is not set; TierDown; Locked; RemoteUnreachable and
     RemoteRefused when it could not be pushed, and then ``to`` is whole.
     """
-    to = os.path.abspath(to) if to else ""
-    if to and os.path.lexists(to) and not force:
-        raise UsageError(f"{to} exists; nothing was dumped", hint="name another file, or --force")
+    to = _writable(to, force=force) if to else ""
     with _task(archive, "dump") as task:
         store = _store(archive)
         made, files = _export(task.hot, store)
@@ -221,6 +220,18 @@ def _task(archive: Archive, kind: str) -> Iterator[_Task]:
                 archive.record(run)
 
 
+def _writable(to: str, *, force: bool) -> str:
+    """Where a copy goes. Raises UsageError when nothing may be written there."""
+    path = os.path.abspath(to)
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a folder; nothing was dumped", hint="name a file in it")
+    if os.path.lexists(path) and not force:
+        raise UsageError(f"{path} exists; nothing was dumped", hint="name another file, or --force")
+    if not os.path.isdir(os.path.dirname(path)):
+        raise UsageError(f"{path}: there is no such folder; nothing was dumped", hint="make it")
+    return path
+
+
 def _export(hot: Hot, store: Master) -> tuple[Manifest, dict[str, str]]:
     """The tables as blobs of the store: the manifest, and all files with it → blob id."""
     if not hot.state().version:
@@ -273,11 +284,9 @@ def _known(store: Master, deadline: Deadline) -> tuple[str, str]:
     try:
         with store.lock(deadline):
             return _fetch(store, deadline), ""
-    except RemoteUnreachable as error:
+    except (RemoteUnreachable, RemoteRefused) as error:
         if not (store.tip() and store.claimed()):
-            raise RemoteUnreachable(
-                error.message, hint="a copy in a file needs no remote"
-            ) from error
+            raise
         return store.tip(), error.message
 
 
@@ -408,17 +417,16 @@ def _pushing(to: str) -> Iterator[None]:
     """Errors of a push, in words about a dump."""
     try:
         yield
-    except RemoteUnreachable as error:
-        hint = "run annoris dump again when it answers"
-        raise RemoteUnreachable(
+    except (RemoteUnreachable, RemoteRefused) as error:
+        hint = error.hint
+        if isinstance(error, RemoteUnreachable):
+            hint = "run annoris dump again when it answers"
+        elif isinstance(error, PolicyRefused):
+            hint = "let this user push to that branch and replace what it holds (force push)"
+        kind = RemoteRefused if isinstance(error, RemoteRefused) else RemoteUnreachable
+        raise kind(
             f"the dump was not pushed: {error.message}",
             hint=f"{to} holds it, whole; {hint}" if to else hint,
-        ) from error
-    except PolicyRefused as error:
-        raise PolicyRefused(
-            f"the dump was not pushed: {error.message}",
-            hint="let this user push to that branch and replace what it holds (force push)",
-            about=error.about,
         ) from error
 
 

@@ -487,9 +487,12 @@ class Master:
 
     def forget(self) -> None:
         """Let go of what the branch held before, for one whose past nobody needs, and pack."""
-        refs = (self._ref, _NEXT) if self.embedded else (self._ref, _NEXT, _FETCHED)
-        known = [ref for ref in refs if self._read_ref(ref)]
-        self._local("reflog", "expire", "--expire=now", "--expire-unreachable=now", *known)
+        if not self.embedded and self.fetched():
+            self._local("update-ref", "-d", _FETCHED)
+        # The clone of an embedded master holds other branches, whose past is wanted.
+        refs = [ref for ref in (self._ref, _NEXT) if self._read_ref(ref)]
+        which = refs if self.embedded else ["--all"]
+        self._local("reflog", "expire", "--expire=now", "--expire-unreachable=now", *which)
         self._local("gc", "--quiet")
 
     def check(self) -> str:
