@@ -48,6 +48,7 @@ from annoris.settings import Settings
 T = TypeVar("T")
 Tree = Mapping[str, str]  # path on the branch → blob id
 
+_TRIES = 3  # for a remote that does not answer
 _NO_RUN = (UsageError, NotFound, Ambiguous)  # nothing was begun
 _OF_DUMP = re.compile(rf"({NAME})(?:/|\.verified$)")
 
@@ -83,7 +84,7 @@ def dump(archive: Archive, to: str = "", *, force: bool = False) -> Dumped:
             done = _add(archive, store, files, made, task.deadline)
         task.details |= {"dump": done.name, "pushed": done.pushed, "rows": made.rows()}
         with suppress(StorageError):
-            store.forget()
+            store.forget(task.deadline)
     return replace(done, file=to, milliseconds=task.milliseconds())
 
 
@@ -94,7 +95,7 @@ def drill(archive: Archive) -> Drilled:
     open, WrongKey, NotFound when there is no dump, and what ``dump`` raises.
     """
     with _task(archive, "drill") as task, _fresh_store(archive) as store:
-        tree = store.tree(_fetch(store, task.deadline))
+        tree = store.tree(_fetched_anew(store, task.deadline))
         name = _chosen(_names(tree), "latest")
         source = _source(store, name, _files(tree, name))
         made = _verified(source)
@@ -270,6 +271,18 @@ def _fresh_store(archive: Archive) -> Iterator[Master]:
         shutil.rmtree(place, ignore_errors=True)
 
 
+def _fetched_anew(store: Master, deadline: Deadline) -> str:
+    """The commit of the branch. A remote that answers but can't give it has lost some of it."""
+    try:
+        return _fetch(store, deadline)
+    except RemoteUnreachable as error:
+        store.branches(deadline)
+        raise FindingsFound(
+            f"{store.remote} answers, but does not give its dumps: {error.message}",
+            hint="look at it with: git fsck; annoris dump --to FILE makes one elsewhere",
+        ) from error
+
+
 def _fetch(store: Master, deadline: Deadline) -> str:
     """The commit that the branch is at, here too; empty when there is none."""
     tip = store.fetch(deadline)
@@ -298,20 +311,26 @@ def _change(
 ) -> T:
     """Replace what the branch holds by what ``change`` makes of it, if that is anything.
 
-    It is asked again when another machine was faster.
+    It is asked again when another machine was faster, or the remote did not answer.
     """
-    races = 0
+    races = silent = 0
     while True:
-        with suppress(LostRace), store.lock(deadline):
-            tip = _fetch(store, deadline)
-            tree, answer = change(store.tree(tip))
-            if tree is not None:
-                store.push(store.gather(tree, message), tip, deadline)
-            return answer
-        races += 1
-        if deadline.over:
-            raise RemoteUnreachable(f"{store.remote} is busy: others were faster {races} times")
-        time.sleep(deadline.left(random.uniform(0, min(2.0, 0.05 * 2**races))))  # noqa: S311 - jitter
+        try:
+            with store.lock(deadline):
+                tip = _fetch(store, deadline)
+                tree, answer = change(store.tree(tip))
+                if tree is not None:
+                    store.push(store.gather(tree, message), tip, deadline)
+                return answer
+        except LostRace:
+            races += 1
+            why = RemoteUnreachable(f"{store.remote} is busy: others were faster {races} times")
+        except RemoteUnreachable as error:
+            silent += 1
+            why = error
+        if silent == _TRIES or deadline.over:
+            raise why
+        time.sleep(deadline.left(random.uniform(0, min(2.0, 0.1 * 2 ** (races + silent)))))  # noqa: S311 - jitter
 
 
 def _add(

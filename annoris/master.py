@@ -485,7 +485,7 @@ class Master:
                 [*self._base(), "gc", "--auto", "--quiet"], Deadline(5), extra={"gc.auto": "6700"}
             )
 
-    def forget(self) -> None:
+    def forget(self, deadline: Deadline) -> None:
         """Let go of what the branch held before, for one whose past nobody needs, and pack."""
         if not self.embedded and self.fetched():
             self._local("update-ref", "-d", _FETCHED)
@@ -493,7 +493,7 @@ class Master:
         refs = [ref for ref in (self._ref, _NEXT) if self._read_ref(ref)]
         which = refs if self.embedded else ["--all"]
         self._local("reflog", "expire", "--expire=now", "--expire-unreachable=now", *which)
-        self._local("gc", "--quiet")
+        gitcmd.run([*self._base(), "gc", "--quiet"], deadline)
 
     def check(self) -> str:
         """What ``git fsck`` holds against the clone; empty when it is sound."""
