@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from annoris.errors import AnnorisError, Locked, Queued, RemoteUnreachable
+from annoris.errors import AnnorisError, Locked, Queued, RemoteUnreachable, UsageError
 from annoris.model import Alert, Draft, Finding, Report
 
 _FINDINGS = 5  # of one kind that are named
@@ -37,7 +37,7 @@ def of_tier(tier: str, why: str) -> Alert:
 
 def of_run(kind: str, outcome: object) -> list[Alert]:
     """A sync, verify, dump or drill failed, when ``outcome`` is an exception, or works again."""
-    if isinstance(outcome, Locked):  # another one is at it
+    if isinstance(outcome, (Locked, UsageError)):  # another one is at it; who asked was told
         return []
     if isinstance(outcome, (RemoteUnreachable, Queued)):
         return [of_tier("master", outcome.message)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from annoris.commands import Json, Quiet, archive, speak
+from annoris.commands import Json, Quiet, alerting, archive, speak
 from annoris.errors import UsageError
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -35,15 +36,18 @@ def dump(
         return
     if drill and (to or force):
         raise UsageError("--drill makes no dump", hint="leave out --to and --force")
-    from annoris import dumps
+    from annoris import dumps, events
 
     output, where = speak(json, quiet), archive()
-    with output.working("drilling" if drill else "dumping"):
-        drilled = dumps.drill(where) if drill else None
-        done = None if drill else dumps.dump(where, to, force=force)
-    if drilled:
-        output.drilled(drilled)
-    if done:
+    if drill:
+        with output.working("drilling"):
+            told = partial(events.of_run, "drill")
+            found = alerting(output, where, told, lambda: dumps.drill(where))
+        output.drilled(found)
+    else:
+        with output.working("dumping"):
+            told = partial(events.of_run, "dump")
+            done = alerting(output, where, told, lambda: dumps.dump(where, to, force=force))
         output.dumped(done)
     output.complain(where.caches.complaints)
 
