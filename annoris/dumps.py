@@ -202,18 +202,20 @@ def _task(archive: Archive, kind: str) -> Iterator[_Task]:
             "no hot cache is configured, so there is nothing to dump or restore",
             hint="master is git: clone it for a copy. A hot cache is set by DATABASE_URL",
         )
-    task = _Task(Hot(settings.hot.url, schema=settings.hot.schema), Deadline(settings.dump.seconds))
+    hot = Hot(settings.hot.url, schema=settings.hot.schema, seconds=settings.hot.seconds)
+    task = _Task(hot, Deadline(settings.dump.seconds))
     busy = "another dump, drill or restore is running on this machine"
     with lock.hold(settings.at("dump.lock"), Deadline(1.0), busy):
         try:
-            with task.hot.within(task.deadline):
+            hot.ping()  # one that is dead takes no longer than it may
+            with hot.within(task.deadline):
                 yield task
         except BaseException as error:
             task.status = "" if isinstance(error, _NO_RUN) else "failed"
             task.details["error"] = getattr(error, "message", type(error).__name__)
             raise
         finally:
-            task.hot.close()
+            hot.close()
             if task.status:
                 task.details["milliseconds"] = task.milliseconds()
                 host = socket.gethostname()

@@ -31,7 +31,7 @@ Machines = Callable[..., Machine]
 COMMANDS = (
     "save", "load", "list", "search", "history", "diff", "delete",
     "sync", "outbox", "projects", "dump", "restore",
-    "status", "doctor", "key", "schedule", "init",
+    "status", "doctor", "alerts", "key", "schedule", "init",
 )  # fmt: skip
 GOOD = b"# Good\n\n**Status:** open\n\ntext\n"
 RUSSIAN = "# Отчёт о складе\n\n**Статус:** в работе\n\nтекст\n".encode()
@@ -392,6 +392,7 @@ def test_json_of_every_command_is_one_object_with_its_version(machine: Machines)
         ("delete", "no"): "error",
         ("key", "new"): "key",
         ("schedule", "show"): "schedule",
+        ("alerts",): "targets",
         ("dump",): "error",
         ("restore", "latest"): "error",
     }

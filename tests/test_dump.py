@@ -138,6 +138,16 @@ def test_odd_text_comes_back_as_it_was(scratch: Hot, title: str, name: str, deta
     assert sum(json.loads(line).get("id") == id for _, line in made) == 1
 
 
+def test_every_table_is_in_a_dump_or_known_to_be_left_out(here: Machine, tiers: Tiers) -> None:
+    """Left out is what may be lost: which alerts people were told."""
+    dump(here)
+    here.run("sync")
+    tables = {name for (name,) in ask(tiers.direct, "SELECT tablename::text FROM pg_tables "
+              "WHERE schemaname = 'annoris'")}  # fmt: skip
+    dumped = {table for table, _ in rows(tiers.direct)}
+    assert dumped - {"dump_log"} == tables - {"alerts"}
+
+
 # --- dump ----------------------------------------------------------------------------------------
 
 
@@ -475,9 +485,12 @@ def test_without_a_hot_cache_there_is_nothing_to_dump(machine: Make) -> None:
     assert (ran.code, ran.out) == (0, b"")
 
 
-def test_a_hot_cache_that_is_down_is_5(here: Machine, tiers: Tiers) -> None:
+@pytest.mark.parametrize("mode", ["refuse", "blackhole"])
+def test_a_hot_cache_that_is_down_is_5(here: Machine, tiers: Tiers, mode: str) -> None:
+    """And told within its limit, not that of a dump; what is on the branch is still listed."""
     dump(here)
-    tiers.set(hot=False)
+    here.environment["ANNORIS_HOT_SECONDS"] = "0.7"
+    tiers.hot.mode = mode  # type: ignore[assignment]
     for command in (("dump",), ("dump", "--drill"), ("restore", "latest")):
         ran = run(here, *command)
         assert ran.code == 5
