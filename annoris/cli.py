@@ -25,8 +25,8 @@ _COMMANDS = (
 _FUNCTIONS = {"list": "list_"}
 
 EXIT = {
-    "usage": 2, "config": 2, "not-found": 3, "ambiguous": 3, "conflict": 4, "unavailable": 5,
-    "document": 6, "credential": 7, "key": 8, "key-wrong": 8, "key-tampered": 8,
+    "usage": 2, "config": 2, "config-scope": 2, "not-found": 3, "ambiguous": 3, "conflict": 4,
+    "unavailable": 5, "document": 6, "credential": 7, "key": 8, "key-wrong": 8, "key-tampered": 8,
     "key-truncated": 8, "key-newer": 8, "findings": 9, "refused": 10, "refused-auth": 10,
     "refused-policy": 10, "master-shrunk": 10, "unreachable": 5, "locked": 11, "storage": 74,
     "tier-down": 5, "queued": 75,

@@ -193,6 +193,17 @@ def check(ring: KeyRing, stored: str) -> None:
         raise _changed("the key proof")
 
 
+def derived(key: Key, purpose: str) -> Key:
+    """A key for another purpose, from which this one can't be told."""
+    return Key(hashlib.sha256(b"annoris-key-for\0" + purpose.encode() + key.secret).digest())
+
+
+def pseudonym(text: str, key: Key) -> str:
+    """32 hex digits that stand for a name; who has not the key can't even try names on them."""
+    data = text.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(data, key=key.secret, person=b"annoris-name", digest_size=16).hexdigest()
+
+
 def _holds(envelope: str, plaintext: bytes, key: Key, session: str, oid: str) -> bool:
     try:
         opened = open_(

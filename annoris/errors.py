@@ -3,6 +3,7 @@
     AnnorisError                 the root; only its children are raised
     ├── UsageError               usage        the command line asks for something impossible
     ├── ConfigError              config       configuration that can't be used
+    │   └── ScopeMismatch        config-scope  master is sealed, this machine not; or vice versa
     ├── NotFound                 not-found    no such session, project, revision
     ├── Ambiguous                ambiguous    a selector that fits several sessions
     ├── Conflict                 conflict     two versions; both are kept
@@ -55,6 +56,10 @@ class UsageError(AnnorisError):
 
 class ConfigError(AnnorisError):
     code = "config"
+
+
+class ScopeMismatch(ConfigError):
+    code = "config-scope"
 
 
 class NotFound(AnnorisError):
