@@ -16,16 +16,18 @@ from annoris.catalog import Catalog
 from annoris.errors import (
     Ambiguous,
     AnnorisError,
+    KeyProblem,
     Locked,
     NotFound,
     RemoteRefused,
     RemoteUnreachable,
+    ScopeMismatch,
     StorageError,
     Unavailable,
     UsageError,
 )
-from annoris.follow import Follower, oid_of
-from annoris.master import Master, now
+from annoris.follow import Follower, make_row
+from annoris.master import Master, now, oid_of
 from annoris.model import (
     Cached,
     Deadline,
@@ -85,6 +87,7 @@ class Archive:
         from annoris.intake import Intake  # noqa: PLC0415
 
         self._settle_catalog()
+        self.must_fit()
         intake = Intake(
             self.settings.save, self.master, self.catalog, self.notes, self._find_surely
         )
@@ -111,6 +114,7 @@ class Archive:
     def delete(self, selector: str, project: str) -> Receipt:
         """Remove a session from master; git keeps its history."""
         self.look()
+        self.must_fit()
         row = self.find(selector, project)
         draft = Draft(
             key="",
@@ -129,6 +133,8 @@ class Archive:
     def _deliver(self, drafts: list[Draft]) -> list[Receipt]:
         """Flush the outbox and say what became of each of these drafts."""
         outcome = self.flush([draft.key for draft in drafts])
+        if isinstance(outcome.error, (KeyProblem, ScopeMismatch)):
+            raise _kept(outcome.error, len(self.outbox.read()[0]))
         receipts = [self._receipt(draft, outcome) for draft in drafts]
         return self._cached(drafts, receipts) if self.caches.configured else receipts
 
@@ -140,7 +146,7 @@ class Archive:
             for receipt in receipts
         ]
         documents = [
-            (row, draft.data if oid_of(draft.data) == row.oid else self.master.blob(row.oid))
+            (row, draft.data if oid_of(draft.data) == row.oid else self._blob(row))
             for row, draft in zip(rows, drafts, strict=True)
             if row
         ]
@@ -347,6 +353,8 @@ class Archive:
         data = self.caches.open(rows[0])
         if data is None:
             return None
+        session = self.caches.revealed(session, data)
+        session = replace(session, project=self.catalog.canonical(session.project))
         self.notes.keep(session.id, session.literal, session.etag)
         stale = "the hot cache does not answer"
         if tier == only == "emergency":
@@ -372,18 +380,15 @@ class Archive:
     def _content(self, session: Session) -> tuple[bytes, Tier]:
         if session.pending:
             return self.outbox.find(session.pending).data, "outbox"
-        data = self.master.blob(session.oid)
-        if oid_of(data) != session.oid:
-            raise Unavailable(
-                f"the clone's copy of {session.path} is damaged",
-                hint=f"move {self.master.folder} away; annoris sync makes it anew from master",
-            )
-        return data, "master" if self.master.embedded else "clone"
+        return self._blob(session), "master" if self.master.embedded else "clone"
+
+    def _blob(self, of: Session | Revision) -> bytes:
+        return self.master.blob(of.oid, of.path)
 
     def _load_revision(self, selector: str, project: str, rev: str, at: str, stale: str) -> Loaded:
         session, revisions = self.history(selector, project)
         chosen = revision_of(revisions, rev) if rev else revision_at(revisions, at)
-        data = self.master.blob(chosen.oid)
+        data = self._blob(chosen)
         old = replace(session, oid=chosen.oid, path=chosen.path, size=len(data), pending="")
         tier: Tier = "master" if self.master.embedded else "clone"
         return Loaded(old, data, tier, self.checked(), stale, revision=chosen.commit)
@@ -500,7 +505,7 @@ class Archive:
         if other := wanted.get("name"):
             self._must_be_free(other, name)
         name = self._project(name)
-        project = self.catalog.project(name) or new_project(self.catalog, name)
+        project = self.catalog.project(name) or new_project(self.catalog, self.master, name)
         told = " ".join(f"Set project {name}".split())[:60]
         return self.edit(project.path, lambda data: projects.edited(data, wanted, project), told)
 
@@ -550,7 +555,7 @@ class Archive:
             earlier = revisions[revisions.index(after) + 1 :]
             if old:
                 earlier = [revision_of(revisions, old)]
-            pair = [self.master.blob(item.oid) for item in (*earlier[:1], after)]
+            pair = [self._blob(item) for item in (*earlier[:1], after)]
             names = [f"{item.oid[:8]} {item.at}" for item in (*earlier[:1], after)]
             if not earlier:
                 pair, names = [b"", *pair], ["nothing", *names]
@@ -568,13 +573,12 @@ class Archive:
 
     def _moved_from(self, id: str, first: Revision) -> str:
         """Where a session lay before the commit that is its path's first."""
-        for path in self.master.removed_with(first.commit):
-            log = self.master.log(path)
-            before = next((item for item in log if item.oid), None)
-            from annoris import document  # noqa: PLC0415
-
-            if before and document.inspect(self.master.blob(before.oid)).id == id:
-                return path
+        removed = self.master.removed_with(first.commit)
+        likely = [entry for entry in removed if id[-8:] in entry.path] or removed
+        for entry, data in self.master.blobs(likely, bad=lambda *_: None):
+            row = make_row(entry.path, entry.oid, data)
+            if id in (row.session.id, row.fallback):
+                return entry.path
         return ""
 
     def checked(self) -> str:
@@ -589,6 +593,17 @@ class Archive:
         except StorageError:
             self.catalog.reopen()
             self.follower.refresh()
+        except ScopeMismatch:
+            if self.master.embedded:
+                raise
+            self._ask(fresh=False)  # master may have been converted, and the setting followed
+            self.follower.refresh()
+
+    def must_fit(self) -> None:
+        """Try the key on a sealed master that is known here. Raises ScopeMismatch, KeyProblem."""
+        tip = self.master.tip()
+        if tip and self.master.layout.sealed:
+            self.master.must_fit(tip)
 
 
 def revision_of(revisions: list[Revision], rev: str) -> Revision:
@@ -633,6 +648,13 @@ def parse_moment(text: str, *, end: bool = True) -> str:
     if end and re.fullmatch(r"\d{4}-\d\d-\d\d", text.strip()):
         moment = moment.replace(hour=23, minute=59, second=59)
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _kept(error: AnnorisError, waiting: int) -> AnnorisError:
+    """The same error, and that nothing was lost by it."""
+    return type(error)(
+        f"{error.message}; {waiting} waiting here, safe", hint=error.hint, details=error.details
+    )
 
 
 def _former(path: str) -> Session:

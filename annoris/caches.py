@@ -11,12 +11,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from annoris.breaker import Breaker
 from annoris.errors import AnnorisError, KeyProblem, StorageError, TierDown
-from annoris.follow import oid_of
-from annoris.model import Cached, Deadline, Held, Project, Run, Session, Tier
+from annoris.follow import make_row
+from annoris.master import oid_of
+from annoris.model import Cached, Deadline, Entry, Held, Project, Run, Session, Tier
 from annoris.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Caches:
         self._emergency: Emergency | None = None
         self._ring: KeyRing | None = None
         self._proved = False
+        self._everything = settings.encryption.scope == "everything"
         self.complaints: list[str] = []
         self.key_problem: str | None = None  # with the hot cache; None: it was not tried
 
@@ -55,6 +58,13 @@ class Caches:
         The emergency cache is asked only while the hot cache fails, or as the ``only`` one. An
         empty list from a tier means that it does not know, not that there is none.
         """
+        if self._everything:
+            try:
+                project = self._code("project", project)
+                value = self._code("name", value) if how == "named" else value
+            except KeyProblem as error:
+                self._complain(f"the caches are left out: {error.message}; {error.hint}")
+                return [], None
         if self._settings.hot.url and only != "emergency":
             asked = {
                 "newest": lambda hot: hot.newest(project),
@@ -91,6 +101,13 @@ class Caches:
             return f"can't answer: {'; '.join(self.complaints)}"
         return "has no one session that fits, or only a revision older than what is known here"
 
+    def revealed(self, session: Session, data: bytes) -> Session:
+        """A session that a cache lists without its names, with those that its text says."""
+        if not self._everything:
+            return session
+        said = make_row(session.path, session.oid, data).session
+        return replace(said, id=session.id, saved=session.saved, created=session.created)
+
     def open(self, row: Cached) -> bytes | None:
         """The bytes of a row, checked; None when it holds none, or none that are right."""
         from annoris.envelope import open_  # noqa: PLC0415
@@ -103,7 +120,9 @@ class Caches:
         except KeyProblem as error:
             self._complain(f"the cached copy of {session.path} can't be read: {error.message}")
             return None
-        if oid_of(data) != session.oid or _md5(data) != row.checksum:
+        # The blob id of a sealed master is that of an envelope; the tag covers it all the same.
+        other = not self._everything and oid_of(data) != session.oid
+        if other or _md5(data) != row.checksum:
             self._complain(f"the cached copy of {session.path} is not what master holds")
             return None
         return data
@@ -143,7 +162,7 @@ class Caches:
     def project(
         self,
         sessions: Callable[[], dict[str, Session]],
-        blobs: Callable[[list[str]], Iterator[tuple[str, bytes]]],
+        blobs: Callable[[Iterable[Entry]], Iterator[tuple[Entry, bytes]]],
         tip: str,
         position: int,
         master: str,
@@ -163,18 +182,15 @@ class Caches:
                 return 0
             want, have = sessions(), hot.entries()
             late = [row for row in want.values() if _differs(have.get(row.id), row)]
-            by_oid: dict[str, list[Session]] = {}
-            for row in late:
-                by_oid.setdefault(row.oid, []).append(row)
+            by_path = {row.path: row for row in late}
             rows = (
-                self._sealed(row, data, position)
-                for oid, data in blobs(list(by_oid))
-                for row in by_oid[oid]
+                self._sealed(by_path[entry.path], data, position)
+                for entry, data in blobs(Entry(row.path, row.oid) for row in late)
             )
             gone = [
                 (id, position) for id, held in have.items() if not held.deleted and id not in want
             ]
-            changed = hot.projects(projects(), whole=True)
+            changed = hot.projects(map(self._filed, projects()), whole=True)
             changed += hot.put(
                 rows, commit=tip, position=position, master=master, removed=gone, force=True
             )
@@ -229,7 +245,37 @@ class Caches:
         from annoris.envelope import seal  # noqa: PLC0415
 
         content = seal(data, key=self._keys().current, session=session.id, oid=session.oid)
-        return Cached(session, position, _md5(data), content)
+        return Cached(self._listed(session), position, _md5(data), content)
+
+    def _listed(self, session: Session) -> Session:
+        """As a cache lists a session: with everything sealed, by codes for its names alone."""
+        if not self._everything:
+            return session
+        return replace(
+            session,
+            project=self._code("project", session.project),
+            name=self._code("name", session.name),
+            title="",
+            status="",
+            priority="",
+            etag="",
+            literal="",
+            body_md5="",
+        )
+
+    def _filed(self, project: Project) -> Project:
+        """As the hot cache lists a project: with everything sealed, by codes and nothing else."""
+        if not self._everything:
+            return project
+        was = tuple(self._code("project", name) for name in project.was)
+        name = self._code("project", project.name)
+        return Project(name, project.id, was=was)
+
+    def _code(self, kind: str, name: str) -> str:
+        """What stands for the name of a project or a session, where it may not be read."""
+        from annoris.envelope import pseudonym  # noqa: PLC0415
+
+        return pseudonym(f"{kind}\0{name}", self._keys().current) if name else ""
 
     def _prove(self, hot: Hot) -> None:
         """Make sure, before anything is written, that our key is the one in use there."""
@@ -246,12 +292,15 @@ class Caches:
         self.key_problem = ""
 
     def _keys(self) -> KeyRing:
-        """The key file, made at the first need; ANNORIS_KEY goes before it."""
+        """The key file, made at the first need; ANNORIS_KEY goes before it.
+
+        With everything sealed master decides which key it is, so that none is made here.
+        """
         from annoris import envelope  # noqa: PLC0415
 
         if self._ring is None:
             given, path = self._settings.key, self._settings.at("key")
-            if given:
+            if given or self._everything:
                 self._ring = envelope.load_ring(path, given)
             else:
                 os.makedirs(self._settings.data_dir, mode=0o700, exist_ok=True)

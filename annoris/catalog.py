@@ -28,6 +28,7 @@ from annoris.errors import StorageError, UsageError
 from annoris.model import Deadline, Hit, Project, ProjectFile, Session
 
 VERSION = 2  # of sql/catalog.sql; a catalog of another version is thrown away
+_TEXTLESS = -VERSION  # the version of one without texts, so that no text stays in the file
 
 _BUSY_SECONDS = 5.0
 _CHUNK = 2_000_000  # characters of text that are held in memory
@@ -129,14 +130,17 @@ class Row:
 
 
 class Catalog:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, text: bool = True) -> None:
         """Open the catalog at ``path``; one missing, damaged or of another version is made anew.
 
+        Without ``text`` it holds no bodies, and searches titles and names only. Each kind makes
+        the other's file anew.
         On a disk that can't be written an existing one is read as it is; without one, the
         catalog lives in memory.
         """
         self._path = path
-        self._db = _open(path)
+        self._text = text
+        self._db = self._opened()
         self._former: dict[str, str] = {}
 
     def close(self) -> None:
@@ -145,7 +149,10 @@ class Catalog:
     def reopen(self) -> None:
         """Look at the file anew, as opening does."""
         self._db.close()
-        self._db = _open(self._path)
+        self._db = self._opened()
+
+    def _opened(self) -> sqlite3.Connection:
+        return _open(self._path, VERSION if self._text else _TEXTLESS)
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -445,7 +452,8 @@ class Catalog:
         claim = session.id or row.fallback
         own = (layer, claim, row.fallback, _folded(session.status), stated)
         n = self._run(_INSERT, *own, *_values(session)).lastrowid
-        texts = [_indexed(text) for text in (session.title, session.name, row.text)]
+        body = row.text if self._text else ""
+        texts = [_indexed(text) for text in (session.title, session.name, body)]
         self._run("INSERT INTO texts (rowid, title, name, body) VALUES (?, ?, ?, ?)", n, *texts)
         if layer == 0:
             self._touch((claim, row.fallback))
@@ -495,25 +503,25 @@ class Catalog:
                 self._db.close()
                 with suppress(OSError):
                     _delete(self._path)
-                self._db = _open(self._path)
+                self._db = self._opened()
             raise _explained(error, self._path) from error
 
 
 # --- opening a file ------------------------------------------------------------------------------
 
 
-def _open(path: str) -> sqlite3.Connection:
+def _open(path: str, version: int) -> sqlite3.Connection:
     try:
-        return _sound(path) or _renewed(path)
+        return _sound(path, version) or _renewed(path, version)
     except OSError:
-        return _unwritable(path)
+        return _unwritable(path, version)
     except sqlite3.OperationalError as error:
         if _code(error) == sqlite3.SQLITE_BUSY:
             raise _explained(error, path) from error
-        return _unwritable(path)
+        return _unwritable(path, version)
 
 
-def _sound(path: str, query: str = "") -> sqlite3.Connection | None:
+def _sound(path: str, version: int, query: str = "") -> sqlite3.Connection | None:
     """A connection to the catalog that lies there; None when there is none of this version."""
     if not os.path.exists(path):
         return None
@@ -521,7 +529,7 @@ def _sound(path: str, query: str = "") -> sqlite3.Connection | None:
     db = _connect(f"file:{name}{query}")
     try:
         _tune(db)
-        if db.execute("PRAGMA user_version").fetchone() == (VERSION,):
+        if db.execute("PRAGMA user_version").fetchone() == (version,):
             return db
     except UnicodeDecodeError:
         pass  # SQLite's message quotes a damaged schema
@@ -533,11 +541,11 @@ def _sound(path: str, query: str = "") -> sqlite3.Connection | None:
     return None
 
 
-def _renewed(path: str) -> sqlite3.Connection:
+def _renewed(path: str, version: int) -> sqlite3.Connection:
     """An empty catalog in place of what lies there, unless another process was faster."""
     os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
     with _alone(path):
-        if db := _sound(path):
+        if db := _sound(path, version):
             return db
         _delete(path)
         # What it will hold is private; SQLite gives its other files the same mode.
@@ -546,18 +554,18 @@ def _renewed(path: str) -> sqlite3.Connection:
         try:
             db.execute("PRAGMA journal_mode = WAL")
             _tune(db)
-            return _filled(db)
+            return _filled(db, version)
         except BaseException:
             db.close()
             raise
 
 
-def _unwritable(path: str) -> sqlite3.Connection:
+def _unwritable(path: str, version: int) -> sqlite3.Connection:
     """What can be had on a disk that refuses writing: the file as it is, else memory."""
     with suppress(sqlite3.OperationalError):
-        if db := _sound(path, "?immutable=1"):
+        if db := _sound(path, version, "?immutable=1"):
             return db
-    return _filled(_connect(":memory:"))
+    return _filled(_connect(":memory:"), version)
 
 
 def _connect(name: str) -> sqlite3.Connection:
@@ -569,10 +577,10 @@ def _tune(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA cache_size = -32000")  # KiB, used only as far as needed
 
 
-def _filled(db: sqlite3.Connection) -> sqlite3.Connection:
+def _filled(db: sqlite3.Connection, version: int) -> sqlite3.Connection:
     with open(os.path.join(os.path.dirname(__file__), "sql", "catalog.sql"), encoding="utf-8") as f:
         db.executescript(f.read())
-    db.execute(f"PRAGMA user_version = {VERSION}")
+    db.execute(f"PRAGMA user_version = {version}")
     return db
 
 

@@ -118,7 +118,8 @@ class Output:
             ],
         )
 
-    def hits(self, hits: Sequence[Hit], stale: str, text: str) -> None:
+    def hits(self, hits: Sequence[Hit], stale: str, text: str, *, titles: bool = False) -> None:
+        """What a search found; ``titles``: only titles and names were searched."""
         if self.json:
             found = [
                 {
@@ -128,10 +129,12 @@ class Output:
                 }
                 for hit in hits
             ]
-            self.emit(hits=found, stale=stale)
+            self.emit(hits=found, stale=stale, titles_only=titles)
             return
         if stale:
             self.warn(f"may be old: {stale}")
+        if titles:
+            self.note("titles and names only: catalog.text is off, so that no text is kept here")
         if not hits:
             self.note(f"nothing holds {text!r}")
         marks = ("\x1b[1m", "\x1b[0m") if _colour() else ("", "")

@@ -174,9 +174,13 @@ def listing(archive: Archive) -> tuple[list[Shelved], str]:
     return [_shelved(store, tree, name) for name in reversed(_names(tree))], stale
 
 
+def _file(store: Master, tree: Tree, path: str) -> bytes:
+    return store.blob(tree[path], path)
+
+
 def _shelved(store: Master, tree: Tree, name: str) -> Shelved:
     try:
-        made = Manifest.decoded(store.blob(tree[f"{name}/{MANIFEST}"]))
+        made = Manifest.decoded(_file(store, tree, f"{name}/{MANIFEST}"))
     except ValueError:
         made = Manifest(0, "", (), {})  # a drill or a restore says what is wrong with it
     marker = tree.get(f"{name}.verified")
@@ -186,7 +190,7 @@ def _shelved(store: Master, tree: Tree, name: str) -> Shelved:
         rows=made.rows(),
         bytes=made.bytes(),
         keys=made.keys,
-        verified=store.blob(marker).decode().strip() if marker else "",
+        verified=store.blob(marker, f"{name}.verified").decode().strip() if marker else "",
     )
 
 
@@ -392,7 +396,7 @@ def _must_have_master(archive: Archive, store: Master, deadline: Deadline) -> No
 def _says(store: Master, tree: Tree, name: str) -> object:
     """What a dump holds, as its manifest says; nothing when that can't be read."""
     with suppress(ValueError):
-        return Manifest.decoded(store.blob(tree[f"{name}/{MANIFEST}"])).tells()
+        return Manifest.decoded(_file(store, tree, f"{name}/{MANIFEST}")).tells()
     return None
 
 
@@ -457,7 +461,7 @@ def _pushing(to: str) -> Iterator[None]:
 def _source(store: Master, name: str, files: Tree) -> Source:
     def read(file: str) -> bytes:
         try:
-            return store.blob(files[file])
+            return _file(store, files, file)
         except StorageError as error:
             raise FindingsFound(
                 f"the dump {name} is damaged: {file} can't be read: {error.message}",

@@ -6,15 +6,16 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
 from annoris import plan
 from annoris.catalog import Catalog, Row
 from annoris.errors import DocumentRefused, MasterShrunk, RemoteRefused, StorageError
+from annoris.layout import id_in
 from annoris.master import Master
-from annoris.model import Deadline, ProjectFile, Session
+from annoris.model import Deadline, Entry, ProjectFile, Session
 from annoris.outbox import Outbox
 
 _REBUILD_SECONDS = 600.0  # one process makes a catalog anew, the others wait for it
@@ -30,7 +31,8 @@ class Follower:
         """Make the clone know master's tip. The caller holds the lock.
 
         Raises MasterShrunk, with nothing changed, when master lost more than a fifth of its
-        sessions and ``force`` is not set; RemoteRefused and RemoteUnreachable as git says.
+        sessions and ``force`` is not set; ScopeMismatch or KeyProblem when this machine does not
+        fit what master is now; RemoteRefused and RemoteUnreachable as git says.
         """
         before = self.master.tip()
         self.must_be_ours(before)
@@ -38,6 +40,8 @@ class Follower:
         if not (found or before or self.master.embedded):
             found = self._first(deadline)
         if found != before:
+            if found:
+                self.master.must_fit(found)
             if before and not force:
                 self._guard(before, found)
             self.master.accept(found)
@@ -76,15 +80,22 @@ class Follower:
         return counted
 
     def refresh(self) -> None:
-        """Make the catalog show the tip that this machine knows, and the outbox over it."""
+        """Make the catalog show the tip that this machine knows, and the outbox over it.
+
+        Raises ScopeMismatch or KeyProblem when this machine does not fit that tip.
+        """
         identity = self.master.identity
-        while (shown := (self.catalog.commit, self.catalog.master)) != (
-            tip := self.master.tip(),
-            identity,
-        ):
-            self._project(shown[0], tip, fresh=shown[1] != identity)
+        while (self.catalog.commit, self.catalog.master) != (tip := self.master.tip(), identity):
+            self.show(tip)
         if self.catalog.overlay_keys() != self.outbox.waiting():
             self.overlay()
+
+    def show(self, tip: str) -> None:
+        """Make layer 0 of the catalog show a commit, if no other process is at it."""
+        shown, fresh = self.catalog.commit, self.catalog.master != self.master.identity
+        if tip and (fresh or self.master.layout.sealed):
+            self.master.must_fit(tip)
+        self._project(shown, tip, fresh=fresh)
 
     def _checked_path(self) -> str:
         return f"{self.master.folder}.checked"
@@ -112,8 +123,11 @@ class Follower:
         return ""
 
     def _guard(self, before: str, found: str) -> None:
+        changes = self.master.diff(before, found) if found else []
+        if found and all(change.oid for change in changes):
+            return
         have = self.master.tree(before)
-        changes = self.master.diff(before, found) if found else plan.changes(have, {})
+        changes = changes if found else plan.changes(have, {})
         if not plan.shrinks(len(have), plan.vanishing(have, changes, set())):
             return
         deliberate = self.master.deliberate(before, found) if found else set()
@@ -137,10 +151,10 @@ class Follower:
 
         Nothing happens when another process brings it elsewhere meanwhile.
         """
-        from annoris import projects  # noqa: PLC0415 - as below
+        layout = self.master.layout
 
         def wanted_file(path: str) -> bool:
-            return projects.is_file(path) or self.master.included(path)
+            return layout.included(path) or layout.is_project(path)
 
         identity, known = self.master.identity, "" if fresh else shown
         try:
@@ -149,46 +163,46 @@ class Follower:
             known = ""
         if not (known and tip):
             changes = plan.changes({}, self.master.tree(tip, wanted_file))
-        wanted: dict[str, list[str]] = {}
-        files = {}
-        for change in changes:
-            if projects.is_file(change.path):
-                files[change.path] = change.oid
-            elif change.oid:
-                wanted.setdefault(change.oid, []).append(change.path)
+        there = [Entry(change.path, change.oid) for change in changes if change.oid]
+        files = [entry for entry in there if layout.is_project(entry.path)]
+        # What does not open any more is shown no more; a project's file may be none any more.
+        filed = {entry.path for entry in files}
+        gone = [i.path for i in changes if layout.sealed or not i.oid or i.path in filed]
         self.catalog.apply(
             after=shown,
             patience=5.0 if known and tip else _REBUILD_SECONDS,
             commit=tip,
             master=identity,
             replace_all=not (known and tip),
-            upserts=self._rows(wanted, known),
-            removals=[item.path for item in changes if not item.oid or item.path in files],
-            projects=self._project_files({path: oid for path, oid in files.items() if oid}),
+            upserts=self._rows((entry for entry in there if entry.path not in filed), tip, known),
+            removals=gone,
+            projects=self._project_files(files),
         )
 
-    def _project_files(self, files: dict[str, str]) -> list[ProjectFile]:
-        """What projects' files, by path with their blob ids, say."""
-        read = dict(self.master.blobs(files.values()))
-        return [file for path, oid in files.items() if (file := project_file(path, read[oid]))]
+    def _project_files(self, files: list[Entry]) -> list[ProjectFile]:
+        """What projects' files say; what does not open is as if it were not there."""
+        read = self.master.blobs(files, bad=lambda *_: None)
+        return [file for entry, data in read if (file := project_file(entry.path, data))]
 
-    def _rows(self, wanted: dict[str, list[str]], since: str) -> Iterator[Row]:
-        """Rows for blobs, those whose time only git knows (edited by hand) in groups."""
+    def _rows(self, entries: Iterable[Entry], tip: str, since: str) -> Iterator[Row]:
+        """Rows for files, those whose time only git knows (edited by hand) in groups.
+
+        What does not open has none: ``upkeep.unreadable`` tells of it.
+        """
         by_hand: dict[str, Row] = {}
-        for oid, data in self.master.blobs(wanted):
-            for path in wanted[oid]:
-                row = make_row(path, oid, data)
-                if row.session.saved:
-                    yield row
-                    continue
-                by_hand[path] = row
-                if len(by_hand) >= 2000:
-                    yield from self._dated(by_hand, since)
-                    by_hand = {}
-        yield from self._dated(by_hand, since)
+        for entry, data in self.master.blobs(entries, bad=lambda *_: None):
+            row = make_row(entry.path, entry.oid, data)
+            if row.session.saved:
+                yield row
+                continue
+            by_hand[entry.path] = row
+            if len(by_hand) >= 2000:
+                yield from self._dated(by_hand, tip, since)
+                by_hand = {}
+        yield from self._dated(by_hand, tip, since)
 
-    def _dated(self, rows: dict[str, Row], since: str) -> Iterator[Row]:
-        times = self.master.changed_at(rows, since)
+    def _dated(self, rows: dict[str, Row], tip: str, since: str) -> Iterator[Row]:
+        times = self.master.changed_at(rows, tip, since)
         for path, row in rows.items():
             when = times.get(path, "1970-01-01T00:00:00Z")
             created = row.session.created or when
@@ -208,15 +222,19 @@ class Follower:
 
 
 def make_row(path: str, oid: str, data: bytes) -> Row:
-    """A file on master as a catalog row. ``saved`` is empty when only git knows the time."""
+    """A file on master as a catalog row. ``saved`` is empty when only git knows the time.
+
+    Where the path says an id, as those of a sealed master do, that is the id.
+    """
     from annoris import document  # noqa: PLC0415 - nothing new on master, nothing to read
 
     meta = document.inspect(data)
     etag = document.etag(data)
     body = document.split(data)[1]
-    fallback = id_of(path)
+    told = id_in(path)
+    fallback = told or id_of(path)
     session = Session(
-        id=meta.id or fallback,
+        id=told or meta.id or fallback,
         path=path,
         oid=oid,
         project=meta.project or _project_of(path),
@@ -236,7 +254,7 @@ def make_row(path: str, oid: str, data: bytes) -> Row:
 
 def project_file(path: str, data: bytes) -> ProjectFile | None:
     """A project's file as the catalog keeps it; None when it is none."""
-    from annoris import projects  # noqa: PLC0415 - as above
+    from annoris import projects  # noqa: PLC0415 - as below
 
     try:
         project = projects.parse(path, data)
@@ -252,12 +270,7 @@ def id_of(path: str) -> str:
     return str(uuid.UUID(bytes=digest[:16], version=5))
 
 
-def oid_of(data: bytes) -> str:
-    """The git blob id of bytes."""
-    return hashlib.sha1(b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
-
-
 def _project_of(path: str) -> str:
     """The project of a file that names none: its folder below sessions/, else its top folder."""
     parts = path.removeprefix("sessions/").split("/")
-    return parts[0] if len(parts) > 1 else "default"
+    return parts[0] if len(parts) > 1 and not id_in(path) else "default"

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from annoris import document, encoding, leaks, markdown, naming
+from annoris import document, encoding, leaks, markdown
 from annoris.catalog import Catalog
 from annoris.errors import CredentialFound, DocumentRefused, UsageError
 from annoris.master import Master, now
@@ -172,10 +172,10 @@ class Intake:
             },
         )
         same_body = row and not row.pending and document.body_md5(parsed.body) == row.body_md5
-        if row and same_body and same_text(data, self._master.blob(row.oid)):
+        if row and same_body and same_text(data, self._master.blob(row.oid, row.path)):
             return _unchanged(row)
         title = document.inspect(data).title
-        path = row.path if row else naming.path_for(project, title, created, id)
+        path = row.path if row else self._master.layout.path_for(project, title, created, id)
         return Draft(
             key="",
             op="save",
@@ -241,7 +241,7 @@ class Intake:
         ``draft`` is None when nothing of the text is kept, here or there.
         """
         if receipt.state in ("conflict", "unchanged") and receipt.oid:
-            data = self._master.blob(receipt.oid)
+            data = self._master.blob(receipt.oid, receipt.path)
         elif draft:
             data = draft.data
         else:

@@ -7,7 +7,7 @@ key but the ones that ``create`` and ``export`` answer leaves this module, only 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -111,28 +111,35 @@ def bring(settings: Settings, text: str, passphrase: str | None = None) -> KeySt
     return _state(settings, envelope.edit_key_file(path, merged))
 
 
-def rotate(settings: Settings) -> Rotation:
+def rotate(
+    settings: Settings, *, behind: bool = False, reseal: Callable[[], int] = lambda: 0
+) -> Rotation:
     """Make a new key the current one, here and in the hot cache, and seal again what is there.
 
     The key is on disk before anything is sealed with it, and older ones stay in the file: at
     any moment each content opens with a key of the ring. A run after one that was stopped makes
-    no further key but finishes that one. Raises WrongKey when the hot cache goes by a key that
-    is not here (another machine may have rotated), Unavailable when it does not answer.
+    no further key but finishes that one. ``reseal`` brings a sealed master to the current key
+    and answers how many files that were; ``behind``: it goes by an older one. Raises WrongKey
+    when the hot cache goes by a key that is not here (another machine may have rotated),
+    Unavailable when it does not answer.
     """
     path = _own_file(settings)
     if not settings.hot.url:
-        return _rotation(_add_new(path), made=True)
+        ring = envelope.load_ring(path) if behind else _add_new(path)
+        return _rotation(ring, not behind, reseal())
     with _hot(settings, settings.hot.sync_seconds) as hot:
         hot.prepare()
         ring, proof = envelope.load_ring(path), hot.state().proof
         if proof:
             _must_fit(settings, ring, proof)
         unfinished = proof and envelope.sealed_by(proof) != ring.current.id
-        made = not unfinished and next(_late(hot, ring), None) is None
+        made = not (behind or unfinished) and next(_late(hot, ring), None) is None
         if made:
             ring = _add_new(path)
+        on_master = reseal() if made or behind else 0
         _take_over(settings, hot, ring, proof)
-        return _rotation(ring, made, *_reseal(hot, ring))
+        resealed, dropped = _reseal(hot, ring)
+        return _rotation(ring, made, on_master + resealed, dropped)
 
 
 def _add_new(path: str) -> KeyRing:

@@ -87,8 +87,9 @@ class Layout(ABC):
 
     @property
     def plain_places(self) -> tuple[str, ...]:
-        """Pathspecs of plain sessions."""
-        return tuple(f":(glob){glob}" for glob in ("sessions/**/*.md", *self._include))
+        """Pathspecs of what stands in plain on a master: sessions and projects."""
+        globs = ("sessions/**/*.md", "projects/*.toml", *self._include)
+        return tuple(f":(glob){glob}" for glob in globs)
 
     @abstractmethod
     def included(self, path: str) -> bool:
@@ -96,15 +97,22 @@ class Layout(ABC):
 
     @abstractmethod
     def stray(self, path: str) -> bool:
-        """Whether a file has the look of a session that the other form would hold."""
+        """Whether a file has the look of one that the other form would hold."""
 
     @abstractmethod
     def path_for(self, project: str, title: str, created: str, id: str) -> str:
         """Where a new session goes. Raises ValueError for what is no date or no UUID."""
 
     @abstractmethod
-    def project_path(self, name: str) -> str:
-        """Where a project's own file lies; the layout has been fitted to a master."""
+    def is_project(self, path: str) -> bool:
+        """Whether a file on master is a project's own."""
+
+    @abstractmethod
+    def project_path(self, name: str, id: str = "") -> str:
+        """Where the file of a new project goes; with ``id`` when that place is taken.
+
+        The layout has been fitted to a master.
+        """
 
     @abstractmethod
     def fit(self, told: bytes | None, remote: str) -> None:
@@ -157,17 +165,22 @@ class Plain(Layout):
         return self._markdown(path)
 
     def stray(self, path: str) -> bool:
-        return path.startswith("sealed/") and path.endswith(".annoris")
+        return path.startswith(("sealed/", "projects/")) and path.endswith(".annoris")
 
     def path_for(self, project: str, title: str, created: str, id: str) -> str:
         from annoris import naming  # noqa: PLC0415
 
         return naming.path_for(project, title, created, id)
 
-    def project_path(self, name: str) -> str:
-        from annoris import naming  # noqa: PLC0415
+    def is_project(self, path: str) -> bool:
+        from annoris import projects  # noqa: PLC0415
 
-        return f"projects/{naming.folder(name)}.toml"
+        return path.startswith("projects/") and projects.is_file(path)
+
+    def project_path(self, name: str, id: str = "") -> str:
+        from annoris import projects  # noqa: PLC0415
+
+        return projects.file_for(name, id)
 
     def fit(self, told: bytes | None, remote: str) -> None:
         if scope_in(told) == "sealed":
@@ -215,8 +228,10 @@ class Sealed(Layout):
         return bool(id_in(path))
 
     def stray(self, path: str) -> bool:
+        from annoris import projects  # noqa: PLC0415
+
         misplaced = path.startswith("sealed/") and path.endswith(".annoris") and not id_in(path)
-        return misplaced or self._markdown(path)
+        return misplaced or self._markdown(path) or projects.is_file(path)
 
     def path_for(self, project: str, title: str, created: str, id: str) -> str:  # noqa: ARG002
         path = _sealed_path(id)
@@ -224,10 +239,15 @@ class Sealed(Layout):
             raise ValueError(f"no path without a UUID: {id!r}")
         return path
 
-    def project_path(self, name: str) -> str:
+    def is_project(self, path: str) -> bool:
+        return path.startswith("projects/") and is_sealed(path)
+
+    def project_path(self, name: str, id: str = "") -> str:
+        from annoris import projects  # noqa: PLC0415
         from annoris.envelope import pseudonym  # noqa: PLC0415
 
-        return f"projects/{pseudonym(name, self._fitted()[1])}.annoris"
+        plain = projects.file_for(name, id)  # names that share a file there share one here
+        return f"projects/{pseudonym(plain, self._fitted()[1])}.annoris"
 
     def fit(self, told: bytes | None, remote: str) -> None:
         from annoris import envelope  # noqa: PLC0415

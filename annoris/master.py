@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -22,13 +23,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import IO, Any
 
 from annoris import gitcmd, lock
-from annoris.errors import NotFound, StorageError
-from annoris.model import Change, Deadline, Revision
+from annoris.errors import KeyProblem, NotFound, StorageError
+from annoris.layout import FORMAT, Layout, Plain, Scope, is_sealed, scope_in
+from annoris.model import Change, Deadline, Entry, Revision
 from annoris.settings import MasterSettings
 
 _LOCAL_SECONDS = 120.0
@@ -40,17 +42,11 @@ _TRAILER = "Annoris-Save"
 _REVISION = re.compile(
     rb"\x01([0-9a-f]{40,64})\0(\d+)\0([^\0]*)\0([^\0]*)\0\0\n:\S+ \S+ \S+ ([0-9a-f]+) \w\0"
 )
-_FORMAT = b'# Annoris keeps sessions in this repository.\nversion = 1\nscope = "plain"\n'
-FOUNDATION = {
-    ".annoris/format.toml": _FORMAT,
-    # Bytes stay bytes in every checkout: no line-end conversion for what we wrote.
-    "sessions/.gitattributes": b"* -text\n",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One commit to make: whole files by path, None for a removal."""
+    """One commit to make: whole files by path, in plain; None for a removal."""
 
     files: Mapping[str, bytes | None]
     message: str
@@ -61,14 +57,17 @@ class Commit:
 class Master:
     """The clone in ``folder`` and the remote that it is a clone of."""
 
-    def __init__(self, folder: str, settings: MasterSettings) -> None:
+    def __init__(self, folder: str, settings: MasterSettings, layout: Layout | None = None) -> None:
+        """``layout``: how files lie there; plain unless given."""
         gitcmd.scrub_environment()
         self.folder = folder
         self.remote = os.path.expanduser(settings.remote)
         self.branch = settings.branch
         self._settings = settings
         self._ref = f"refs/heads/{settings.branch}"
-        self._included = _matcher(settings.include)
+        self.layout = layout or Plain(settings.include)
+        self._fits: str | None = None  # the commit that the layout was fitted to
+        self._stored: dict[tuple[str, bytes], bytes] = {}  # sealed, and not committed yet
 
     @property
     def embedded(self) -> bool:
@@ -78,7 +77,8 @@ class Master:
     @property
     def identity(self) -> str:
         """What a projection was made from; another value means that it must be made anew."""
-        return "\n".join((self.remote, self.branch, *self._settings.include))
+        sealed = ("[sealed]",) if self.layout.sealed else ()
+        return "\n".join((self.remote, self.branch, *self._settings.include, *sealed))
 
     @property
     def _owner(self) -> str:
@@ -86,7 +86,7 @@ class Master:
 
     def included(self, path: str) -> bool:
         """Whether a file on master is a session."""
-        return self._included(path)
+        return self.layout.included(path)
 
     # --- the clone ---------------------------------------------------------------------------
 
@@ -199,24 +199,36 @@ class Master:
                 changes.append(Change(path, oid if mode.startswith("100") else ""))
         return changes
 
-    def blob(self, oid: str) -> bytes:
-        """The bytes of one blob. Raises StorageError when the clone can't give them."""
-        return self._local("cat-file", "blob", oid)
+    def blob(self, oid: str, path: str) -> bytes:
+        """The bytes of one blob, which lies or lay at ``path``.
+
+        Raises StorageError when the clone can't give them, KeyProblem when they don't open.
+        """
+        return self._opened(path, oid, self._local("cat-file", "blob", oid))
 
     def file(self, commit: str, path: str) -> bytes | None:
         """The bytes of any file of a commit, session or not; None when there is none."""
         question = f"{commit}:{path}\n".encode(errors="surrogateescape")
         header, _, rest = self._local("cat-file", "--batch", stdin=question).partition(b"\n")
-        kind = header.split(b" ")[-2:-1]
-        return rest[:-1] if kind == [b"blob"] else None
+        oid, kind, size = [b"", *header.split(b" ")][-3:]
+        found = kind == b"blob" and size.isdigit()  # a missing path is quoted, and may end so
+        return self._opened(path, oid.decode(), rest[:-1]) if found else None
 
-    def blobs(self, oids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """Many blobs by one process, each once; in the order asked while they are few.
+    def blobs(
+        self,
+        entries: Iterable[Entry],
+        *,
+        bad: Callable[[Entry, KeyProblem], None] | None = None,
+    ) -> Iterator[tuple[Entry, bytes]]:
+        """Many files by one process; in the order asked while they are few.
 
         Above 2,000 the whole object store is streamed in its own order: a delta chain is
-        then unpacked once and not once for each of its members.
+        then unpacked once and not once for each of its members. ``bad`` is told of each that
+        does not open; without it, the first one is raised.
         """
-        wanted = dict.fromkeys(oids)
+        wanted: dict[str, list[Entry]] = {}
+        for entry in entries:
+            wanted.setdefault(entry.oid, []).append(entry)
         if not wanted:
             return
         every = len(wanted) > 2000
@@ -232,8 +244,15 @@ class Master:
                     if fields[-1] == "missing":
                         raise StorageError(f"the clone lacks object {fields[0]}", hint=self.mend)
                     data = out.read(int(fields[2]) + 1)[:-1]
-                    if fields[0] in wanted:
-                        yield fields[0], data
+                    for entry in wanted.get(fields[0], ()):
+                        try:
+                            opened = self._opened(entry.path, entry.oid, data)
+                        except KeyProblem as error:
+                            if bad is None:
+                                raise
+                            bad(entry, error)
+                        else:
+                            yield entry, opened
 
     def log(self, path: str) -> list[Revision]:
         """Every revision of a path, newest first; one with an empty ``oid`` removed it."""
@@ -265,21 +284,26 @@ class Master:
             )
         return found
 
-    def removed_with(self, commit: str) -> list[str]:
-        """Paths that a commit removed, for following a session that was moved by hand."""
+    def removed_with(self, commit: str) -> list[Entry]:
+        """Files that a commit removed, for following a session that was moved."""
         output = self._local(
             "diff-tree",
             "-r",
             "-z",
             "--no-renames",
             "--diff-filter=D",
-            "--name-only",
+            "--raw",
             "--no-commit-id",
             commit,
         )
-        return [path for raw in output.split(b"\0") if (path := gitcmd.text(raw))]
+        parts = output.split(b"\0")
+        return [
+            Entry(gitcmd.text(raw), head.split(b" ")[2].decode())
+            for head, raw in zip(parts[::2], parts[1::2], strict=False)
+            if head.startswith(b":100")
+        ]
 
-    def once(self, pathspec: str) -> list[str]:
+    def once(self, *pathspecs: str) -> list[str]:
         """Paths that fit a pathspec and were removed at some time."""
         if not self.tip():
             return []
@@ -292,7 +316,7 @@ class Master:
             "--no-renames",
             self._ref,
             "--",
-            pathspec,
+            *pathspecs,
         )
         return [path for raw in output.split(b"\0") if (path := gitcmd.text(raw))]
 
@@ -312,13 +336,13 @@ class Master:
         )
         return bool(found.strip())
 
-    def changed_at(self, paths: Iterable[str], since: str = "") -> dict[str, str]:
-        """When each path last changed, by one walk that ends when all are found."""
+    def changed_at(self, paths: Iterable[str], tip: str, since: str = "") -> dict[str, str]:
+        """When each path last changed before ``tip``, by one walk that ends when all are found."""
         left = set(paths)
         found: dict[str, str] = {}
-        if not left or not self.tip():
+        if not left or not tip:
             return found
-        span = f"{since}..{self._ref}" if since else self._ref
+        span = f"{since}..{tip}" if since else tip
         with self._stream(
             "log",
             "--format=%x01%ct",
@@ -358,15 +382,21 @@ class Master:
     # --- writing -----------------------------------------------------------------------------
 
     def commit(self, tip: str, commits: Iterable[Commit]) -> str:
-        """Make commits on ``tip``; answers the last one. Nothing is pushed yet."""
+        """Make commits on ``tip``; answers the last one. Nothing is pushed yet.
+
+        Raises ScopeMismatch and KeyProblem as ``must_fit``, before anything is made.
+        """
+        if self.layout.sealed:
+            self.must_fit(tip)
         stream = [f"feature done\nreset {_NEXT}\n".encode()]
         stream += [f"from {tip}\n\n".encode()] if tip else [b"\n"]
         who = self._author()
         ready = list(commits)
         if not tip:
-            ready.insert(0, Commit(FOUNDATION, "Begin a home for sessions", now()))
-        for number, commit in enumerate(ready, 1):
+            ready.insert(0, Commit(self.layout.foundation(), "Begin a home for sessions", now()))
+        for number, commit in enumerate(map(self._encoded, ready), 1):
             stream += _import(commit, number, who, tip if number == 1 else "")
+        self._stored.clear()
         stream.append(f"get-mark :{len(ready)}\ndone\n".encode())
         output = self._local(
             "fast-import", "--quiet", "--force", "--depth=0", stdin=b"".join(stream)
@@ -375,7 +405,7 @@ class Master:
 
     def merge(self, first: str, second: str, files: Mapping[str, bytes]) -> str:
         """A commit with both histories: the tree of ``first`` plus ``files``."""
-        commit = Commit(files, "Join the sessions of this machine", now())
+        commit = self._encoded(Commit(files, "Join the sessions of this machine", now()))
         parts = _import(commit, 1, self._author(), first, merge=second)
         stream = [
             f"feature done\nreset {_NEXT}\nfrom {first}\n\n".encode(),
@@ -436,14 +466,9 @@ class Master:
             return ""
         return self.fetched()
 
-    def documents(self, commit: str) -> dict[str, str]:
-        """Every Markdown file of a commit, session or not: path → blob id."""
-        lines = self._local("ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0")
-        return _blobs(lines, lambda path: path.endswith(".md"))
-
     def founded(self, commit: str) -> bool:
         """Whether the repository says that Annoris keeps sessions in it."""
-        return bool(self._local("ls-tree", commit, "--", ".annoris/format.toml"))
+        return bool(self._local("ls-tree", commit, "--", FORMAT))
 
     def count(self, commit: str) -> int:
         """How many commits led to ``commit``, itself included."""
@@ -501,6 +526,75 @@ class Master:
             [*self._base(), "fsck", "--no-dangling", "--no-progress"], Deadline(_LOCAL_SECONDS * 10)
         )
         return "" if result.code == 0 else result.text
+
+    # --- the form of its files ---------------------------------------------------------------
+
+    def must_fit(self, commit: str) -> None:
+        """See to it that this machine may write on ``commit``, the tip of master or none yet.
+
+        Raises ScopeMismatch when master has the other form, KeyProblem when it is sealed and
+        no key here opens its proof.
+        """
+        if commit == self._fits:
+            return
+        self._stored.clear()
+        if commit:
+            self.layout.fit(self.file(commit, FORMAT), self.remote)
+        elif self.layout.sealed:
+            self.layout.foundation()
+        self._fits = commit
+
+    def rewrite(self, tip: str, files: Mapping[str, bytes | None], subject: str) -> str:
+        """A commit on ``tip``, whatever its form or key, that gives master this layout."""
+        foundation = self.layout.foundation()
+        self._stored.clear()
+        self._fits = tip
+        return self.commit(tip, [Commit({**files, **foundation}, subject, now())])
+
+    def scope(self, commit: str) -> Scope | None:
+        """The form of a commit's files; None while it holds no session and says nothing."""
+        found = scope_in(self.file(commit, FORMAT)) if commit else None
+        plain = Plain(self._settings.include)
+        return found or ("plain" if self.tree(commit, plain.included) else None)
+
+    def ever_plain(self, commit: str) -> bool:
+        """Whether anything in plain stands in the history of a commit."""
+        places = self.layout.plain_places
+        return bool(commit and self._local("log", "-1", "--format=%H", commit, "--", *places))
+
+    def project_path(self, name: str, id: str = "") -> str:
+        """Where the file of a new project goes; with ``id`` when that place is taken."""
+        if self.layout.sealed:
+            self.must_fit(self.tip())
+        return self.layout.project_path(name, id)
+
+    def oid(self, path: str, data: bytes) -> str:
+        """The blob id that these bytes will have there: the next ``commit`` stores just this blob.
+
+        To be asked after ``must_fit``.
+        """
+        return oid_of(self._store(path, data))
+
+    def _store(self, path: str, data: bytes) -> bytes:
+        """What is stored for a file. Sealing it again would make another blob."""
+        if not is_sealed(path):
+            return data
+        if (path, data) not in self._stored:
+            self._stored[path, data] = self.layout.encode(path, data)
+        return self._stored[path, data]
+
+    def _encoded(self, commit: Commit) -> Commit:
+        files = {
+            path: None if data is None else self._store(path, data)
+            for path, data in commit.files.items()
+        }
+        return replace(commit, files=files)
+
+    def _opened(self, path: str, oid: str, stored: bytes) -> bytes:
+        """The plaintext of a blob that the clone gave, if it is the blob that was asked for."""
+        if oid_of(stored) != oid:
+            raise StorageError(f"the clone's copy of {path} is damaged", hint=self.mend)
+        return self.layout.decode(path, stored)
 
     # --- running git -------------------------------------------------------------------------
 
@@ -655,20 +749,6 @@ def _quoted(path: str) -> bytes:
     return f'"{escaped}"'.encode(errors="surrogateescape")  # a name on master need not be UTF-8
 
 
-def _matcher(globs: tuple[str, ...]) -> Callable[[str], bool]:
-    """A test for paths by globs in which ``**/`` spans folders and ``*`` does not."""
-    pieces = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-
-    def translate(glob: str) -> str:
-        parts = re.split(r"(\*\*/|\*\*|\*|\?)", glob)
-        return "".join(pieces.get(part, re.escape(part)) for part in parts)
-
-    expression = re.compile(
-        "|".join(f"(?:{translate(glob)})" for glob in globs) or r"(?!)", re.DOTALL
-    )
-    return lambda path: bool(expression.fullmatch(path)) and not path.startswith(".annoris/")
-
-
 def _split(stream: IO[bytes], mark: bytes) -> Iterator[bytes]:
     """The records between marks, without empty ones, read piece by piece."""
     rest = b""
@@ -685,6 +765,11 @@ def _iso(seconds: int) -> str:
 
 def _seconds(iso: str) -> int:
     return max(0, int(datetime.fromisoformat(iso).timestamp()))
+
+
+def oid_of(data: bytes) -> str:
+    """The git blob id of bytes."""
+    return hashlib.sha1(b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
 
 
 def now() -> str:

@@ -394,6 +394,10 @@ class SetUp:
     brought: int  # sessions of this machine that are now there
     others: int  # Markdown files there that are not sessions
     config: str
+    scope: str = "caches"  # encryption.scope, of this machine and of master
+    converted: bool = False
+    history: bool = True  # whether the history of what was brought came along
+    problems: tuple[str, ...] = ()  # files on master that are not shown, and why
 
 
 @dataclass(frozen=True, slots=True)

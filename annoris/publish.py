@@ -16,16 +16,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from annoris import document, naming, plan, projects
+from annoris import document, plan, projects
 from annoris.catalog import Catalog, Row
 from annoris.errors import (
     AnnorisError,
     PolicyRefused,
     RemoteUnreachable,
 )
-from annoris.follow import Follower, make_row, oid_of, project_file
+from annoris.follow import Follower, make_row, project_file
 from annoris.gitcmd import LostRace
-from annoris.master import Commit, now
+from annoris.layout import id_in, places
+from annoris.master import Commit, Master, now
 from annoris.model import Deadline, Document, Draft, Project, Receipt, Session
 
 T = TypeVar("T")
@@ -169,11 +170,13 @@ class Publisher:
         def attempt(tip: str, fresh: bool) -> bool:
             if not fresh:
                 raise _AskFirst
+            self._fit(tip)
             before = self.master.file(tip, path) if tip else None
             after = change(before)
             if after == before:
                 return False
-            made = self.master.commit(tip, [Commit({path: after}, message, now())])
+            words = self.master.layout.words(message)
+            made = self.master.commit(tip, [Commit({path: after}, words, now())])
             self.master.push(made, tip, deadline)
             self.follower.mark_checked()
             return True
@@ -188,12 +191,26 @@ class Publisher:
         """Bring one group to master."""
 
         def attempt(tip: str, fresh: bool) -> _Settled:
-            settled = self._settle(drafts, fresh)
+            self._fit(tip)
+            settled = self._settle([self._placed(draft) for draft in drafts], fresh)
             if settled.commits:
                 self._write(settled, drafts, tip, deadline)
             return settled
 
         return self._swap(attempt, deadline)
+
+    def _fit(self, tip: str) -> None:
+        """A sealed master is written under its own key, and under no other."""
+        if self.master.layout.sealed:
+            self.master.must_fit(tip)
+
+    def _placed(self, draft: Draft) -> Draft:
+        """A draft of before master was converted goes where new ones go."""
+        layout = self.master.layout
+        if bool(id_in(draft.path)) == layout.sealed:
+            return draft
+        created = document.inspect(draft.data).created or draft.at
+        return replace(draft, path=layout.path_for(draft.project, draft.title, created, draft.id))
 
     def _swap(self, attempt: Callable[[str, bool], T], deadline: Deadline) -> T:
         """Make ``attempt`` on master's tip, however often others are faster.
@@ -234,7 +251,9 @@ class Publisher:
         for draft in drafts:
             by_batch.setdefault(draft.batch, []).append(draft)
         commits = [
-            Commit(files, _message(by_batch[batch]), by_batch[batch][-1].at, batch)
+            Commit(
+                files, self.master.layout.message(by_batch[batch]), by_batch[batch][-1].at, batch
+            )
             for batch, files in settled.commits.items()
         ]
         commit = self.master.commit(tip, commits)
@@ -289,9 +308,9 @@ class Publisher:
                 if not name or name in begun or self.catalog.project(name):
                     continue
                 begun.add(name)
-                project = new_project(self.catalog, name)
+                project = new_project(self.catalog, self.master, name)
                 if project.path in settled.projects:  # names that only Unicode tells apart
-                    project = replace(project, path=projects.file_for(name, project.id))
+                    project = replace(project, path=self.master.project_path(name, project.id))
                 if self.catalog.project_at(project.path) != "":  # a broken one may be its own
                     made = projects.new(project)
                     settled.projects[project.path] = files[project.path] = made
@@ -329,7 +348,7 @@ class Publisher:
         return settled.view[id] if id in settled.view else self.catalog.base(id)
 
     def _bytes(self, row: Session, settled: _Settled) -> bytes:
-        return settled.bytes_of.get(row.path) or self.master.blob(row.oid)
+        return settled.bytes_of.get(row.path) or self.master.blob(row.oid, row.path)
 
     def _put(self, draft: Draft, row: Session | None, settled: _Settled) -> None:
         if row is None and draft.name and self._name_taken(draft, settled):
@@ -352,9 +371,7 @@ class Publisher:
 
     def _vanished(self, draft: Draft, settled: _Settled) -> None:
         """Its base isn't on master: deleted there (the text survives as a copy) or never was."""
-        removed = self.master.once(f":(glob)**/*-{draft.id[-8:]}.md") or self.master.once(
-            f":(literal){draft.path}"
-        )
+        removed = self.master.once(*places(draft.id), f":(literal){draft.path}")
         if not removed:
             self._put(draft, None, settled)
         elif any(self.master.applied(draft.batch, path) for path in removed):
@@ -371,7 +388,7 @@ class Publisher:
         id = str(uuid.uuid5(uuid.UUID(draft.id), document.etag(_stamped(data, {"saved": ""}))))
         copy = _as_copy(data, id, draft.id)
         meta = document.inspect(data)
-        path = naming.path_for(
+        path = self.master.layout.path_for(
             meta.project or draft.project, meta.title, meta.created or draft.at, id
         )
         session = self._standing(id, settled)
@@ -394,7 +411,7 @@ class Publisher:
         settled.receipts[draft.key] = _kept(draft, copy)
 
     def _place(self, batch: str, path: str, data: bytes, settled: _Settled) -> Session:
-        row = make_row(path, oid_of(data), data)
+        row = make_row(path, self.master.oid(path, data), data)
         settled.commits.setdefault(batch, {})[path] = data
         settled.rows[path] = row
         settled.bytes_of[path] = data
@@ -409,12 +426,12 @@ class Publisher:
             settled.receipts[draft.key] = _receipt(draft, "master", row.path)
 
 
-def new_project(catalog: Catalog, name: str) -> Project:
+def new_project(catalog: Catalog, master: Master, name: str) -> Project:
     """A project that has no file yet, with the place where that goes."""
     id = str(uuid.uuid4())
-    taken = catalog.project_at(projects.file_for(name))  # by one that had this name, or whose
+    taken = catalog.project_at(master.project_path(name))  # by one that had this name, or whose
     # name differs only in Unicode's normal form; not by a broken one, which a person must mend
-    return Project(name, id, created=now(), path=projects.file_for(name, id if taken else ""))
+    return Project(name, id, created=now(), path=master.project_path(name, id if taken else ""))
 
 
 def _as_copy(data: bytes, id: str, origin: str) -> bytes:
@@ -432,15 +449,6 @@ def same_text(one: bytes, other: bytes) -> bool:
     if document.split(one)[1] != document.split(other)[1]:
         return False
     return _stamped(one, {"saved": ""}) == _stamped(other, {"saved": ""})
-
-
-def _message(drafts: list[Draft]) -> str:
-    first = drafts[0]
-    verb = "Save" if first.op == "save" else "Delete"
-    what = first.title or first.name or first.path
-    if len(drafts) > 1:
-        return f"{verb} {len(drafts)} sessions, {what[:40]} first"
-    return f"{verb} {' '.join(what.split())[:60]}"
 
 
 def _receipt(draft: Draft, state: str, path: str, *, oid: str = "", reason: str = "") -> Receipt:

@@ -78,6 +78,16 @@ class DumpSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EncryptionSettings:
+    scope: str = "caches"
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogSettings:
+    text: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     project: str = "default"
     data_dir: str = ""
@@ -88,6 +98,8 @@ class Settings:
     emergency: EmergencySettings = EmergencySettings()
     alerts: AlertSettings = AlertSettings()
     dump: DumpSettings = DumpSettings()
+    encryption: EncryptionSettings = EncryptionSettings()
+    catalog: CatalogSettings = CatalogSettings()
     source: str = ""  # the config file that was read, if any
 
     def at(self, name: str) -> str:
@@ -102,6 +114,8 @@ _SECTIONS = {
     "emergency": EmergencySettings,
     "alerts": AlertSettings,
     "dump": DumpSettings,
+    "encryption": EncryptionSettings,
+    "catalog": CatalogSettings,
 }
 # What hosting platforms set. From the real environment only: a project's own .env is not ours.
 _FOREIGN = {"DATABASE_URL": ("hot", "url"), "REDIS_URL": ("emergency", "url")}
@@ -136,6 +150,7 @@ def load(config: str | None = None, *, environ: Mapping[str, str] | None = None)
     _check_branch("dump.branch", settings.dump.branch)
     if settings.dump.branch == settings.master.branch:
         raise ConfigError("dump.branch: dumps need a branch of their own, not master's")
+    check_scope(settings.encryption.scope)
     return settings
 
 
@@ -317,6 +332,15 @@ def quiet_hours(text: str) -> tuple[str, str, tzinfo | None] | None:
             f"alerts.quiet_hours: no time zone {match[3]!r} is known here",
             hint="write it as in Europe/Berlin, or leave it out for this machine's",
         ) from None
+
+
+def check_scope(scope: str) -> None:
+    """Refuse what is no scope of encryption."""
+    if scope not in ("caches", "everything"):
+        raise ConfigError(
+            f'encryption.scope: must be "caches" or "everything", not {scope!r}',
+            hint="caches: master holds Markdown; everything: master holds envelopes",
+        )
 
 
 def _check_remote(master: MasterSettings) -> None:

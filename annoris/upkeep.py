@@ -8,13 +8,16 @@ import time
 from annoris.archive import Archive
 from annoris.errors import (
     AnnorisError,
+    KeyProblem,
     Locked,
     Queued,
     RemoteRefused,
     RemoteUnreachable,
+    ScopeMismatch,
     StorageError,
 )
-from annoris.model import Ailment, Deadline, Report, Standing
+from annoris.layout import is_sealed
+from annoris.model import Ailment, Deadline, Entry, Report, Standing
 
 
 def sync(archive: Archive, *, force: bool = False) -> Report:
@@ -39,8 +42,9 @@ def sync(archive: Archive, *, force: bool = False) -> Report:
     receipts = list(outcome.receipts.values())
     if isinstance(outcome.error, RemoteUnreachable):
         raise _undelivered(archive, outcome.error)
-    if isinstance(outcome.error, (Locked, RemoteRefused, StorageError)):
+    if isinstance(outcome.error, (Locked, RemoteRefused, StorageError, ScopeMismatch, KeyProblem)):
         raise outcome.error
+    sealed = archive.master.layout.sealed
     hot = archive.caches.project(
         lambda: {row.id: row for row in archive.catalog.settled()},
         archive.master.blobs,
@@ -51,7 +55,7 @@ def sync(archive: Archive, *, force: bool = False) -> Report:
     )
     return Report(
         hot=hot,
-        problems=tuple(archive.catalog.filed()[1]),
+        problems=(*archive.catalog.filed()[1], *(unreadable(archive) if sealed else ())),
         pushed=sum(item.state in ("master", "conflict") for item in receipts),
         queued=len(archive.outbox.read()[0]),
         conflicts=tuple({i.id: i for i in receipts if i.state == "conflict"}.values()),
@@ -62,6 +66,29 @@ def sync(archive: Archive, *, force: bool = False) -> Report:
         sessions=archive.catalog.count(),
         milliseconds=round((time.monotonic() - started) * 1000),
     )
+
+
+def unreadable(archive: Archive) -> list[str]:
+    """Files on master that have not the form of this master, or do not open, and why.
+
+    They are not shown and stop nothing. The catalog shows the tip.
+    """
+    master, tip = archive.master, archive.master.tip()
+    found = [
+        f"{path} is not shown: it does not have the form of this master"
+        for path in master.tree(tip, master.layout.stray)
+    ]
+    if master.layout.sealed:
+        shown = archive.catalog.entries()
+        tree = master.tree(tip, is_sealed).items()
+        late = [Entry(path, oid) for path, oid in tree if shown.get(path) != oid]
+        for _ in master.blobs(late, bad=lambda e, error: found.append(_not_shown(e, error))):
+            pass
+    return found
+
+
+def _not_shown(entry: Entry, error: KeyProblem) -> str:
+    return f"{entry.path} is not shown: {error.message}"
 
 
 def _undelivered(archive: Archive, error: RemoteUnreachable) -> AnnorisError:
@@ -95,6 +122,22 @@ def status(archive: Archive) -> Standing:
     )
 
 
+def _about_form(archive: Archive) -> list[Ailment]:
+    """What is wrong with the form of master's files, or with the key that opens them."""
+    master, tip = archive.master, archive.master.tip()
+    if not tip:
+        return []
+    try:
+        master.must_fit(tip)
+        archive.follower.refresh()
+    except (ScopeMismatch, KeyProblem) as error:
+        return [Ailment(error.message, error.hint)]
+    except StorageError:  # a damaged clone, which is told of by itself
+        return []
+    mend = "see where it comes from: annoris history PATH"
+    return [Ailment(problem, mend) for problem in unreadable(archive)]
+
+
 def ailments(archive: Archive) -> list[Ailment]:
     """What is wrong with this installation."""
     found = []
@@ -112,6 +155,7 @@ def ailments(archive: Archive) -> list[Ailment]:
                     f"chmod 600 {archive.settings.source}",
                 )
             )
+    found += _about_form(archive)
     if archive.master.exists() and (broken := archive.master.check()):
         found.append(
             Ailment(f"the clone is damaged: {broken.splitlines()[0]}", archive.master.mend)

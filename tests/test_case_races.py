@@ -418,7 +418,10 @@ def test_case_06_three_edits_in_a_row_lose_as_one_copy(
     (copy,) = bodies
     archive = phone.archive()
     _, revisions = archive.history(copy)
-    texts = [document.split(archive.master.blob(revision.oid))[1] for revision in revisions]
+    texts = [
+        document.split(archive.master.blob(revision.oid, revision.path))[1]
+        for revision in revisions
+    ]
     archive.catalog.close()
     assert texts == [body("phone 3"), body("phone 2"), body("phone 1")]
     copy_id = document.inspect(server.files()[copy]).id

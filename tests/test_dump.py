@@ -620,7 +620,7 @@ def test_blobs_without_a_past_make_one_commit(tmp_path: Path) -> None:
         store.accept(commit)
     assert store.tree(store.tip()) == {"a b/\\1": oid, "ü\n": oid}
     assert store.count(store.tip()) == 1
-    assert store.blob(oid) == b"x\0\r\n"
+    assert store.blob(oid, "ü\n") == b"x\0\r\n"
     store.forget(Deadline(60))
     assert (tmp_path / "dumps.git" / "packed-refs").exists()
 

@@ -24,8 +24,9 @@ from annoris.errors import (
     StorageError,
 )
 from annoris.gitcmd import LostRace
-from annoris.master import FOUNDATION, Commit, Master
-from annoris.model import Change, Deadline
+from annoris.layout import Plain
+from annoris.master import Commit, Master
+from annoris.model import Change, Deadline, Entry
 from annoris.settings import MasterSettings
 from tests.support import githttp
 from tests.support.githttp import GitServer
@@ -33,6 +34,7 @@ from tests.support.githttp import GitServer
 AT = "2026-11-24T10:00:00Z"
 A, B, C = "sessions/shop/a.md", "sessions/shop/b.md", "sessions/shop/c.md"
 ALL = ("**/*.md",)
+FOUNDATION = Plain(()).foundation()
 
 Clones = Callable[..., Master]
 
@@ -86,7 +88,7 @@ def test_a_new_clone_is_bare_empty_and_no_error(clone: Clones, remote: Path) -> 
         assert master.log(A) == []
         assert master.once(A) == []
         assert not master.applied("1-x", A)
-        assert master.changed_at([A]) == {}
+        assert master.changed_at([A], "") == {}
         assert master.check() == ""
         assert not (Path(master.folder) / "index").exists()
         master.create()
@@ -153,8 +155,9 @@ def test_blobs_come_back_byte_for_byte(clone: Clones) -> None:
     tip = put(master, dict(paths))
     tree = master.tree(tip)
     assert tree == {path: oid(data) for path, data in paths.items()}
-    assert {path: master.blob(tree[path]) for path in tree} == paths
-    assert dict(master.blobs(tree.values())) == {tree[path]: paths[path] for path in paths}
+    assert {path: master.blob(tree[path], path) for path in tree} == paths
+    found = master.blobs(Entry(path, oid) for path, oid in tree.items())
+    assert {entry.path: data for entry, data in found} == paths
 
 
 def test_many_blobs_are_streamed_each_once(clone: Clones) -> None:
@@ -162,17 +165,25 @@ def test_many_blobs_are_streamed_each_once(clone: Clones) -> None:
     master = clone()
     files: dict[str, bytes | None] = {f"sessions/x/{n}.md": b"text %d" % n for n in range(2100)}
     tree = master.tree(put(master, files))
-    asked = list(tree.values())[:2050] * 2
+    asked = [Entry(path, blob) for path, blob in tree.items()][:2050]
     found = list(master.blobs(asked))
     assert len(found) == 2050
-    assert {name for name, _ in found} == set(asked)
-    assert all(oid(data) == name for name, data in found)
+    assert {entry for entry, _ in found} == set(asked)
+    assert all(oid(data) == entry.oid for entry, data in found)
+
+
+def test_files_with_the_same_bytes_are_each_answered(clone: Clones) -> None:
+    master = clone()
+    tree = master.tree(put(master, {A: b"same", B: b"same"}))
+    found = list(master.blobs(Entry(path, blob) for path, blob in tree.items()))
+    assert found == [(Entry(A, oid(b"same")), b"same"), (Entry(B, oid(b"same")), b"same")]
 
 
 def test_a_missing_blob_is_a_storage_error_with_a_way_out(clone: Clones, remote: Path) -> None:
     master = clone("one", remote)
     put(master, {A: b"a"})
-    for read in (lambda: master.blob("1" * 40), lambda: list(master.blobs(["1" * 40]))):
+    gone = Entry(A, "1" * 40)
+    for read in (lambda: master.blob(gone.oid, A), lambda: list(master.blobs([gone]))):
         with pytest.raises(StorageError) as caught:
             read()
         assert "annoris sync" in caught.value.hint
@@ -184,13 +195,13 @@ def test_no_process_is_left_by_any_reading(clone: Clones) -> None:
     tip = put(master, {f"sessions/x/{number}.md": b"x" * 9000 + b"%d" % number
                        for number in range(50)})  # fmt: skip
     before = children()
-    oids = list(master.tree(tip).values())
-    list(master.blobs(oids))
-    dropped = master.blobs(oids)
+    entries = [Entry(path, blob) for path, blob in master.tree(tip).items()]
+    list(master.blobs(entries))
+    dropped = master.blobs(entries)
     next(dropped)
     dropped.close()  # type: ignore[attr-defined]
     master.log("sessions/x/1.md")
-    master.changed_at(["sessions/x/1.md"])
+    master.changed_at(["sessions/x/1.md"], tip)
     assert children() == before
 
 
@@ -220,7 +231,7 @@ def test_every_name_goes_in_and_out(clone: Clones, remote: Path) -> None:
     master = clone("one", remote, include=ALL)
     files: dict[str, bytes | None] = {name: os.fsencode(name) for name in NAMES}
     tip = put(master, files, "1-aa")
-    assert {path: master.blob(blob) for path, blob in master.tree(tip).items()} == files
+    assert {path: master.blob(blob, path) for path, blob in master.tree(tip).items()} == files
     seen = githttp.files(remote)
     assert {path: data for path, data in seen.items() if path not in FOUNDATION} == files
     other = clone("two", remote, include=ALL)
@@ -237,14 +248,14 @@ def test_history_of_a_name_is_its_own(name: str, clone: Clones) -> None:
     put(master, {name: b"1", "a.md": b"other", "x.md": b"other"}, "1-aa")
     put(master, {name: b"2"}, "2-bb", "2026-11-24T11:00:00Z")
     assert [item.oid for item in master.log(name)] == [oid(b"2"), oid(b"1")]
-    assert master.changed_at([name])[name] == "2026-11-24T11:00:00Z"
+    assert master.changed_at([name], master.tip())[name] == "2026-11-24T11:00:00Z"
     assert master.applied("2-bb", name)
     assert not master.applied("2-bb", "a.md")
     before = master.tip()
     put(master, {name: None}, "3-cc")
     assert master.once(f":(literal){name}") == [name]
     assert master.deliberate(before, master.tip()) == {name}
-    assert master.removed_with(master.tip()) == [name]
+    assert master.removed_with(master.tip()) == [Entry(name, oid(b"2"))]
 
 
 def test_links_and_submodules_are_no_sessions_and_programs_are(clone: Clones, remote: Path) -> None:
@@ -361,10 +372,11 @@ def test_only_what_annoris_removed_counts_as_deliberate(clone: Clones, remote: P
     assert master.deliberate(start, update(master)) == {A}
 
 
-def test_documents_are_all_markdown_files_sessions_or_not(clone: Clones) -> None:
+def test_files_are_all_that_is_wanted_sessions_or_not(clone: Clones) -> None:
     master = clone()
     tip = put(master, {A: b"1", "README.md": b"2", "code.py": b"3"})
-    assert master.documents(tip) == {A: oid(b"1"), "README.md": oid(b"2")}
+    markdown = master.tree(tip, lambda path: path.endswith(".md"))
+    assert markdown == {A: oid(b"1"), "README.md": oid(b"2")}
     assert master.tree(tip) == {A: oid(b"1")}
 
 
@@ -528,8 +540,9 @@ def test_concurrent_readers_do_not_disturb_each_other(clone: Clones) -> None:
     wrong: list[str] = []
 
     def read() -> None:
-        found = dict(master.blobs(tree.values()))
-        wrong.extend(path for path, data in files.items() if found[tree[path]] != data)
+        found = dict(master.blobs(Entry(path, blob) for path, blob in tree.items()))
+        wrong.extend(entry.path for entry, data in found.items() if files[entry.path] != data)
+        wrong.extend(files.keys() - {entry.path for entry in found})
 
     threads = [threading.Thread(target=read) for _ in range(6)]
     for thread in threads:

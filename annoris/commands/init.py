@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from annoris import commands
 from annoris.commands import Json, Quiet, speak
+
+if TYPE_CHECKING:
+    from annoris.model import SetUp
 
 
 def init(
@@ -26,6 +29,15 @@ def init(
     move: Annotated[
         bool, typer.Option("--move", help="Take everything along from another master.")
     ] = False,
+    scope: Annotated[
+        str,
+        typer.Option(
+            metavar="caches|everything", help="What is encrypted: the caches, or master too."
+        ),
+    ] = "",
+    convert: Annotated[
+        bool, typer.Option("--convert", help="Give master the form of that scope, for all.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -34,6 +46,7 @@ def init(
     \b
     annoris init --remote git@github.com:me/sessions.git
     annoris init --remote https://github.com/me/notes --include '**/*.md'
+    annoris init --scope everything --convert
     """
     from annoris.bootstrap import set_up
     from annoris.settings import default_path
@@ -43,8 +56,18 @@ def init(
     output = speak(json, quiet)
     with output.working("talking to the remote"):
         done = set_up(
-            settings, path, remote=remote, branch=branch, include=tuple(include or ()), move=move
+            settings,
+            path,
+            remote=remote,
+            branch=branch,
+            include=tuple(include or ()),
+            move=move,
+            scope=scope,
+            convert=convert,
         )
+    output.complain(done.problems)
+    if commands.settings().encryption.scope != done.scope:
+        output.warn(f"ANNORIS_ENCRYPTION_SCOPE must be {done.scope} too: it goes before {path}")
     if json:
         output.emit(init=asdict(done))
         return
@@ -54,4 +77,22 @@ def init(
             f"{done.others} Markdown files there are not sessions; to adopt them: "
             f"annoris init --remote {done.master} --include '**/*.md'"
         )
+    for line in _about_form(done):
+        output.note(line)
     output.note("next: annoris save FILE")
+
+
+def _about_form(done: SetUp) -> list[str]:
+    """What a person must know of a master that is sealed, or was until now."""
+    sealed = done.scope == "everything"
+    lines = ["sealed: without the key nobody reads it; keep it: annoris key export"] * sealed
+    if done.converted and sealed:
+        lines.append(
+            "its history still holds everything in plain: to leave that behind, make an empty "
+            "repository, annoris init --remote URL --move, and delete this one"
+        )
+    if done.converted and not sealed:
+        lines.append("older revisions in its history stay sealed: keep the key")
+    if not done.history:
+        lines.append("only newest revisions went there: the history here holds plain text")
+    return lines

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from annoris.commands import Json, Quiet, settings, speak
+from annoris.commands import Json, Quiet, archive, settings, speak
 from annoris.errors import UsageError
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -25,7 +25,7 @@ _HOT = {
 
 @app.callback(invoke_without_command=True)
 def key(context: typer.Context, json: Json = False, quiet: Quiet = False) -> None:
-    """Show or change the encryption keys. They seal what the caches hold.
+    """Show or change the encryption keys. They seal what caches, or master too, hold.
 
     \b
     annoris key
@@ -37,14 +37,19 @@ def key(context: typer.Context, json: Json = False, quiet: Quiet = False) -> Non
 
 @app.command()
 def check(json: Json = False, quiet: Quiet = False) -> None:
-    """Try the keys on the hot cache. And say which one seals and where it comes from.
+    """Try the keys on the hot cache and a sealed master. And say which one seals.
 
     \b
     annoris key check
     """
     from annoris import keys
 
-    state = keys.check(settings())
+    where = settings()
+    if where.encryption.scope == "everything":
+        opened = archive()
+        opened.look()
+        opened.must_fit()
+    state = keys.check(where)
     output = speak(json, quiet)
     if json or not quiet:
         facts = [
@@ -128,11 +133,11 @@ def rotate(json: Json = False, quiet: Quiet = False) -> None:
     \b
     annoris key rotate
     """
-    from annoris import keys
+    from annoris.bootstrap import rotate as rotate_keys
 
     output = speak(json, quiet)
     with output.working("sealing again"):
-        done = keys.rotate(settings())
+        done = rotate_keys(settings())
     if json:
         output.emit(rotation=asdict(done))
         return

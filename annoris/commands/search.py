@@ -23,5 +23,6 @@ def search(
     annoris search -p shop оплат
     """
     words = " ".join(text)
-    hits, stale = archive().search(words, project=project, limit=limit)
-    speak(json, quiet).hits(hits, stale, words)
+    where = archive()
+    hits, stale = where.search(words, project=project, limit=limit)
+    speak(json, quiet).hits(hits, stale, words, titles=not where.settings.catalog.text)
