@@ -50,6 +50,7 @@ from annoris.settings import Settings
 if TYPE_CHECKING:
     from annoris.intake import SaveOptions, Source
     from annoris.publish import Outcome
+    from annoris.workspace import Drift
 
 _MASTER: Tier = "master"
 _ON_MASTER = ("master", "unchanged", "conflict")
@@ -694,6 +695,16 @@ def _project_here() -> str:
 
 def _iso(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def drift_here(loaded: Loaded) -> Drift | None:
+    """How the work tree that this process stands in differs from what the session notes of it."""
+    if b"workspace:" not in loaded.data[:65536]:  # as much as front matter may have
+        return None
+    from annoris import document, workspace  # noqa: PLC0415
+
+    meta = document.inspect(loaded.data)
+    return workspace.drift(meta.workspace, meta.saved, os.getcwd()) if meta.workspace else None
 
 
 def excerpt(data: bytes, *, body: bool = False, section: str = "", max_chars: int = 0) -> bytes:

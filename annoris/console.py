@@ -36,6 +36,7 @@ from annoris.model import (
 if TYPE_CHECKING:
     from annoris.alerts import Memory
     from annoris.settings import AlertSettings
+    from annoris.workspace import Drift
 
 SCHEMA_VERSION = 1
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -66,9 +67,12 @@ class Output:
         if not self.quiet and len(receipts) > 1:
             self.line(f"{len(receipts)} sessions: {_counted(receipts)}")
 
-    def loaded(self, loaded: Loaded, data: bytes, *, render: bool) -> None:
+    def loaded(
+        self, loaded: Loaded, data: bytes, drift: Drift | None = None, *, render: bool
+    ) -> None:
         """A session's text: exact bytes in a pipe, Markdown on a terminal."""
         if self.json:
+            verified, unverified = _claims(loaded.data)
             self.emit(
                 session=_session_json(loaded.session),
                 text=data.decode(errors="replace"),
@@ -76,9 +80,11 @@ class Output:
                 checked=loaded.checked,
                 stale=loaded.stale,
                 revision=loaded.revision,
+                drift={**asdict(drift), "told": drift.sentences} if drift else None,
+                claims={"verified": verified, "unverified": unverified},
             )
             return
-        self.origin(loaded)
+        self.origin(loaded, drift)
         if render and sys.stdout.isatty():
             self._markdown(data.decode(errors="replace"))
             return
@@ -86,7 +92,7 @@ class Output:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 
-    def origin(self, loaded: Loaded) -> None:
+    def origin(self, loaded: Loaded, drift: Drift | None = None) -> None:
         """Where a session came from and how old it is, on stderr."""
         row = loaded.session
         age = f", checked {ago(loaded.checked)}" if loaded.tier == "clone" else ""
@@ -94,6 +100,11 @@ class Output:
         self.note(f"{row.project}  {row.id[-8:]}  saved {ago(row.saved)}  [{where}{age}]")
         if loaded.stale:
             self.warn(f"may be old: {loaded.stale}")
+        for sentence in drift.sentences if drift else ():
+            self.note(f"since it was saved: {sentence}")
+        verified, unverified = _claims(loaded.data)
+        if verified or unverified:
+            self.note(f"lines marked: {verified} verified, {unverified} unverified")
 
     def sessions(self, rows: Sequence[Session], stale: str, empty: str) -> None:
         if self.json:
@@ -424,6 +435,14 @@ def fail(error: AnnorisError, *, as_json: bool) -> None:
     print(f"annoris: {safe(error.message)}", file=sys.stderr)
     if error.hint:
         print(f"  {safe(error.hint)}", file=sys.stderr)
+
+
+def _claims(data: bytes) -> tuple[int, int]:
+    if b"verified" not in data:
+        return 0, 0
+    from annoris.document import claims  # noqa: PLC0415 - most loads need none of it
+
+    return claims(data)
 
 
 def safe(text: str) -> str:

@@ -35,7 +35,9 @@ MAX_ALIASES = 50
 
 # ---------------------------------------------------------------- front matter
 
-_WRITTEN = ("id", "project", "name", "status", "priority", "created", "saved", "conflict-of")
+_WRITTEN = (
+    "id", "project", "name", "status", "priority", "created", "saved", "workspace", "conflict-of",
+)  # fmt: skip
 _NULLS = ("~", "null", "Null", "NULL")
 # Plain words that YAML 1.1 readers of other tools take for something else than text.
 _WORDS = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n"))
@@ -66,6 +68,7 @@ _KEY_LINE = (
 
 _UUID = r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _ETAG = r"[0-9a-f]{16}"
+_WORKSPACE = r"\S+ \S+ (?:-|[0-9a-f]{40,64})(?: \S+)*"
 _ISO = (
     r"(?ai)(\d{4}-\d\d-\d\d)(?!\d)"
     r"(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.\d+)?(?: ?(Z|UTC|[+-]\d\d:?\d\d))?)?"
@@ -141,6 +144,13 @@ def etag(data: bytes) -> str:
         return _digest(data)
     bare = _edited(block.inner, [(own.start, own.end, "")])
     return _digest(_encoded(block.head, bare, block.tail) + data[block.size :])
+
+
+def claims(data: bytes) -> tuple[int, int]:
+    """How many lines say that they were checked, ``[verified: how]``, and that they were not."""
+    checked = re.findall(rb"(?m)^.*?\[verified:.*$", data)
+    unchecked = re.findall(rb"(?m)^.*?\[unverified\].*$", data)
+    return len(checked), len(unchecked)
 
 
 def body_md5(body: bytes) -> str:
@@ -262,6 +272,8 @@ def usable(key: str, value: str | None) -> str:
         return _moment(re.fullmatch(_ISO, value))
     if key == "etag":
         return value if re.fullmatch(_ETAG, value) else ""
+    if key == "workspace":
+        return value if re.fullmatch(_WORKSPACE, value) else ""
     return value
 
 
@@ -558,16 +570,13 @@ def newlines(data: bytes) -> int:
 
 
 def _meta(block: _Block | None, body: str) -> Meta:
-    said = {
-        key: block.says(key) if block else ""
-        for key in ("id", "project", "name", "title", "status", "priority", "created", "saved")
-    }
+    said = {key: block.says(key) if block else "" for key in Meta.__dataclass_fields__}
     body = lined(body)
     if not (said["status"] and said["priority"] and said["created"]):
         for key, value in _body_fields(body):
             said[key] = said[key] or value
     said["title"] = said["title"] or _title(body)
-    return Meta(**said, etag=block.says("etag") if block else "")
+    return Meta(**said)
 
 
 def lined(text: str) -> str:

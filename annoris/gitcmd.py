@@ -63,6 +63,8 @@ _CONFIG = {
     "push.recurseSubmodules": "no",
     "transfer.fsckObjects": "false",
 }
+# In a user's own repository its configuration counts, but for what would start programs.
+_GUEST = {"core.fsmonitor": "false", "core.hooksPath": os.devnull, "protocol.allow": "never"}
 SSH_OPTIONS = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5"
 
 
@@ -86,8 +88,10 @@ def scrub_environment() -> None:
             del os.environ[name]
 
 
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    settings = {**_CONFIG, **(extra or {})}
+def environment(
+    extra: Mapping[str, str] | None = None, base: Mapping[str, str] = _CONFIG
+) -> dict[str, str]:
+    settings = {**base, **(extra or {})}
     environment = dict(os.environ)
     ssh = settings.pop("core.sshCommand", "")
     if ssh:
@@ -155,13 +159,14 @@ def run(
     stdin: bytes = b"",
     extra: Mapping[str, str] | None = None,
     *,
+    base: Mapping[str, str] = _CONFIG,
     grace: float = 0.0,
 ) -> Result:
     """Run a command to its end; code -1 and no output when the deadline came first.
 
     ``grace``: seconds that it has then to end by itself, once asked to.
     """
-    with process(command, environment(extra), subprocess.PIPE, subprocess.PIPE) as child:
+    with process(command, environment(extra, base), subprocess.PIPE, subprocess.PIPE) as child:
         try:
             output, errors = child.communicate(stdin, timeout=max(0.05, deadline.left()))
         except subprocess.TimeoutExpired:
@@ -171,6 +176,12 @@ def run(
                     child.communicate(timeout=grace)
             return Result(-1, b"", "no answer within the time limit")
     return Result(child.returncode, output, text(errors))
+
+
+def ask(folder: str, question: list[str], deadline: Deadline) -> Result:
+    """A question about a user's own repository, under its own configuration."""
+    scrub_environment()
+    return run(["git", "-C", folder, *question], deadline, base=_GUEST)
 
 
 _RACE = re.compile(

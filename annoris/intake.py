@@ -44,6 +44,7 @@ class SaveOptions:
     strict: bool = False
     allow_secrets: tuple[str, ...] = ()
     fix_encoding: bool = False
+    workspace: str = ""  # what workspace.look found; nothing leaves what the document says
 
 
 class Intake:
@@ -169,6 +170,7 @@ class Intake:
                 "saved": at,
                 **({"status": options.status} if options.status else {}),
                 **({"priority": options.priority} if options.priority else {}),
+                **({"workspace": options.workspace} if options.workspace else {}),
             },
         )
         same_body = row and not row.pending and document.body_md5(parsed.body) == row.body_md5

@@ -93,6 +93,7 @@ class Meta:
     priority: str = ""
     created: str = ""
     saved: str = ""
+    workspace: str = ""  # as workspace.read understands it
     etag: str = ""  # as written in the file; see document.etag for the true one
 
 

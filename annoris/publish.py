@@ -445,10 +445,11 @@ def _stamped(data: bytes, fields: dict[str, str]) -> bytes:
 
 
 def same_text(one: bytes, other: bytes) -> bool:
-    """Equal but for when they were saved."""
+    """Equal but for when and where they were saved."""
     if document.split(one)[1] != document.split(other)[1]:
         return False
-    return _stamped(one, {"saved": ""}) == _stamped(other, {"saved": ""})
+    unsaved = {"saved": "", "workspace": ""}
+    return _stamped(one, unsaved) == _stamped(other, unsaved)
 
 
 def _receipt(draft: Draft, state: str, path: str, *, oid: str = "", reason: str = "") -> Receipt:

@@ -35,6 +35,9 @@ def load(
     max_chars: Annotated[
         int, typer.Option(metavar="N", min=0, help="At most so many characters.")
     ] = 0,
+    no_workspace: Annotated[
+        bool, typer.Option("--no-workspace", help="Do not compare with the work tree around.")
+    ] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Exact bytes on a terminal too.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -46,7 +49,7 @@ def load(
     annoris load auth-refactor --section "Next steps"
     annoris load 3f2a9c1e -o session.md
     """
-    from annoris.archive import excerpt
+    from annoris.archive import drift_here, excerpt
 
     if rev and at:
         raise UsageError("--rev and --at exclude each other", hint="use one of them")
@@ -60,14 +63,15 @@ def load(
         loaded = where.load(selector, project, fresh=fresh, rev=rev, at=at, source=source)
     show.complain(where.caches.complaints)
     data = excerpt(loaded.data, body=body, section=section, max_chars=max_chars)
+    drift = None if no_workspace else drift_here(loaded)
     if not output:
-        show.loaded(loaded, data, render=not raw)
+        show.loaded(loaded, data, drift, render=not raw)
         return
     _write(output, data, force)
     if json:
-        show.loaded(loaded, data, render=False)
+        show.loaded(loaded, data, drift, render=False)
     else:
-        show.origin(loaded)
+        show.origin(loaded, drift)
         show.note(f"written to {output}")
 
 

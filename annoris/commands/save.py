@@ -41,6 +41,9 @@ def save(
     fix_encoding: Annotated[
         bool, typer.Option("--fix-encoding", help="Repair text in a wrong encoding first.")
     ] = False,
+    no_workspace: Annotated[
+        bool, typer.Option("--no-workspace", help="Note nothing of the work tree around.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -69,12 +72,20 @@ def save(
         validate=not no_validate,
         fix_encoding=fix_encoding,
         allow_secrets=tuple(allow_secret or ()),
+        workspace="" if no_workspace else _workspace(),
     )
     with output.working("saving"):
         receipts = where.save(sources, options)
     output.receipts(receipts)
     output.complain(where.caches.complaints)
     raise typer.Exit(exit_code(receipts))
+
+
+def _workspace() -> str:
+    from annoris.workspace import look
+
+    found = look(os.getcwd())
+    return found.text() if found else ""
 
 
 def _read(name: str, limit: int) -> Source:
