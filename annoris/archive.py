@@ -372,7 +372,7 @@ class Archive:
         """
         local = self.catalog.get(row.session.id)
         newest = self.catalog.newest(newest_of) if newest_of else None
-        if newest and newest.id != row.session.id and newest.saved >= row.session.saved:
+        if newest and newest.id != row.session.id and newest.rank >= row.session.rank:
             return True
         if local is not None and (local.pending or local.oid == row.session.oid):
             return bool(local.pending)

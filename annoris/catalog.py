@@ -25,7 +25,7 @@ from operator import attrgetter
 from typing import Any
 
 from annoris.errors import StorageError, UsageError
-from annoris.model import Deadline, Hit, Project, ProjectFile, Session
+from annoris.model import CAPTURED, Deadline, Hit, Project, ProjectFile, Session
 
 VERSION = 2  # of sql/catalog.sql; a catalog of another version is thrown away
 _TEXTLESS = -VERSION  # the version of one without texts, so that no text stays in the file
@@ -268,9 +268,16 @@ class Catalog:
         return self._sessions(where + _NEWEST, prefix, end)
 
     def newest(self, project: str | None) -> Session | None:
-        """The session saved last, of a project or of all; at the same second the greater id."""
-        found = self.list(project=project, limit=1)
-        return found[0] if found else None
+        """The session saved last, of a project or of all; at the same second the greater id.
+
+        One that was captured only when there is no other.
+        """
+        where, values = (
+            ("shown = 1", ()) if project is None else ("shown = 1 AND project = ?", (project,))
+        )
+        return self._one(f"{where} AND folded <> ?{_NEWEST}", *values, CAPTURED) or self._one(
+            where + _NEWEST, *values
+        )
 
     def list(
         self,

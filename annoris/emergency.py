@@ -103,7 +103,7 @@ class Emergency:
         content = row.content if len(row.content) <= MAX_VALUE else ""
         meta = json.dumps({"session": asdict(session), "checksum": row.checksum})
         move = self._moving(session.id, row.position, session.oid, meta, content)
-        order = f"{session.saved} {session.id}"
+        order = f"{int(not session.captured)} {session.saved} {session.id}"
         indexes = [self._newest(session.project)]
         if session.name:
             indexes.append(self._named(session.project, session.name))

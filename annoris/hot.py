@@ -25,7 +25,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from annoris.errors import AnnorisError, ConfigError, StorageError, TierDown
-from annoris.model import Cached, Deadline, Held, Project, Run, Session
+from annoris.model import CAPTURED, Cached, Deadline, Held, Project, Run, Session
 
 if TYPE_CHECKING:
     import psycopg
@@ -480,8 +480,13 @@ class Hot:
     # --- reading sessions ----------------------------------------------------------------------
 
     def newest(self, project: str) -> list[Cached]:
-        """The session of a project that was saved last: one, or none."""
-        return self._find("project = %(project)s", 1, project=_fit(project))
+        """The session of a project that was saved last: one, or none.
+
+        One that was captured only when there is no other.
+        """
+        where, value = "project = %(project)s", _fit(project)
+        written = f"{where} AND lower(trim(status)) IS DISTINCT FROM '{CAPTURED}'"
+        return self._find(written, 1, project=value) or self._find(where, 1, project=value)
 
     def get(self, id: str) -> list[Cached]:
         """The session of this id: one, or none."""

@@ -60,6 +60,9 @@ class Deadline:
 Tier = Literal["hot", "emergency", "master", "clone", "outbox"]
 
 
+CAPTURED = "captured"  # the status of what a hook recorded and nobody wrote
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with a document's structure; a warning unless ``error``."""
@@ -151,6 +154,16 @@ class Session:
     def short(self) -> str:
         """The eight characters that people type; the tail of the id is its random part."""
         return self.id[-8:]
+
+    @property
+    def captured(self) -> bool:
+        """Whether a hook recorded it; the newest of a project is one that somebody wrote."""
+        return self.status.strip().casefold() == CAPTURED
+
+    @property
+    def rank(self) -> tuple[bool, str]:
+        """What orders the sessions of a project when the newest is asked for."""
+        return not self.captured, self.saved
 
 
 @dataclass(frozen=True, slots=True)

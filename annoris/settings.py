@@ -138,7 +138,7 @@ def load(config: str | None = None, *, environ: Mapping[str, str] | None = None)
         if found := env.get(variable):
             values.setdefault(section, {})[key] = found
     _from_environment(env, values)
-    values["data_dir"] = os.path.expanduser(values.get("data_dir") or _data_dir(env))
+    values["data_dir"] = os.path.expanduser(values.get("data_dir") or default_data_dir(env))
     if values["data_dir"].startswith("~"):
         raise ConfigError(
             "no home folder is known for this user", hint="set ANNORIS_DATA_DIR to a folder"
@@ -191,7 +191,8 @@ def write(path: str, changes: Mapping[str, Mapping[str, object]]) -> None:
     os.replace(temporary, path)
 
 
-def _data_dir(env: Mapping[str, str]) -> str:
+def default_data_dir(env: Mapping[str, str]) -> str:
+    """Where clone, outbox and catalog lie when nobody says otherwise (XDG)."""
     base = env.get("XDG_DATA_HOME") or os.path.join(env.get("HOME") or "~", ".local", "share")
     return os.path.join(base, "annoris")
 
