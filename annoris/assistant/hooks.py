@@ -200,7 +200,7 @@ def _opening(spool: Spool, payload: Event, configured: Configured) -> str:
     """What a new or compacted conversation is told: the newest saved state of its project."""
     from annoris.errors import NotFound  # noqa: PLC0415
 
-    failure = spool.failure()
+    failure = spool.failure(tell=True)
     told = f"Annoris: {failure}; see annoris doctor\n" if failure else ""
     _go_to(payload.get("cwd"))
     with contextlib.closing(_archive(_hurried(configured()))) as archive:

@@ -29,6 +29,7 @@ class Spool:
     def __init__(self, env: Mapping[str, str] = os.environ) -> None:
         data = os.path.expanduser(env.get("ANNORIS_DATA_DIR") or default_data_dir(env))
         self._folder = os.path.join(data, "hooks")
+        self.log = self._path("log")
 
     def add(self, event: Event) -> None:
         """Keep an event; it is on disk when this returns."""
@@ -42,6 +43,10 @@ class Spool:
         except FileNotFoundError:
             return []
         return sorted(name for name in names if name.endswith(".json"))
+
+    def overdue(self, seconds: float) -> int:
+        """How many events have waited for longer than that."""
+        return sum(time.time() - self._at(name) > seconds for name in self.waiting())
 
     def read(self, name: str) -> Event | None:
         """An event; None for one that is damaged or gone."""
@@ -77,6 +82,14 @@ class Spool:
         """Whether the last delivery is longer ago than that."""
         return not 0 <= time.time() - self._at("flushed") < seconds
 
+    def refused(self) -> tuple[str, int]:
+        """Where what was refused lies, and how much that is."""
+        folder = self._path("refused")
+        try:
+            return folder, len(os.listdir(folder))
+        except FileNotFoundError:
+            return folder, 0
+
     # --- what is known of a conversation -----------------------------------------------------
 
     def talk(self, id: str) -> Event:
@@ -98,19 +111,20 @@ class Spool:
         with contextlib.suppress(OSError):
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
-                if os.stat(self._path("log")).st_size > _LOG_BYTES:
-                    os.replace(self._path("log"), self._path("log.old"))
-            with open(self._path("log"), "a", encoding="utf-8", errors="replace") as file:
+                if os.stat(self.log).st_size > _LOG_BYTES:
+                    os.replace(self.log, f"{self.log}.old")
+            with open(self.log, "a", encoding="utf-8", errors="replace") as file:
                 file.write(line)
             with open(self._path("failure"), "w", encoding="utf-8", errors="replace") as file:
                 file.write(what)
 
-    def failure(self) -> str:
-        """The last failure that nobody was told of; it counts as told from now on."""
+    def failure(self, *, tell: bool = False) -> str:
+        """The last failure that no conversation was told of; with ``tell`` one is, now."""
         try:
             with open(self._path("failure"), encoding="utf-8") as file:
                 what = file.read()
-            os.unlink(self._path("failure"))
+            if tell:
+                os.unlink(self._path("failure"))
         except OSError:
             return ""
         return what
