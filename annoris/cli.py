@@ -21,7 +21,7 @@ _COMMANDS = (
     "save", "load", "list", "search", "history", "diff", "delete",
     "sync", "outbox", "projects", "dump", "restore",
     "status", "doctor", "alerts", "key", "schedule", "init",
-    "install", "uninstall", "hook",
+    "install", "uninstall", "mcp", "hook",
 )  # fmt: skip
 _FUNCTIONS = {"list": "list_"}
 

@@ -1,0 +1,407 @@
+"""The MCP server: few tools over the archive, for assistants. The only user of the MCP SDK.
+
+Tools run in threads, so each call opens an archive of its own. An argument is taken as models
+guess it: null, a number, a title instead of an id, "latest". What is refused says why and what
+to do, because a model sees nothing but that text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from inspect import cleandoc
+from typing import Annotated, Any
+
+from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ResourceError, ToolError
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, ToolAnnotations
+from pydantic import BeforeValidator, Field
+
+from annoris import __version__
+from annoris.archive import Archive, drift_here, excerpt
+from annoris.assistant import guess
+from annoris.assistant.capture import fenced
+from annoris.document import claims, inspect
+from annoris.errors import AnnorisError, CredentialFound, NotFound
+from annoris.intake import SaveOptions, Source
+from annoris.model import Loaded, Receipt, Session
+from annoris.workspace import look
+
+Open = Callable[[], Archive]
+
+INSTRUCTIONS = (
+    "Sessions are Markdown documents that carry the state of work from one conversation to the "
+    "next, on the user's own git repository. session_load without arguments brings the newest one "
+    "of this folder's project; session_save puts a document there. Save before the context ends."
+)
+
+
+_LOOSE = BeforeValidator(guess.text)  # may come as null or as a number
+Project = Annotated[
+    str, _LOOSE, Field(description="The project; left out: that of the server's folder.")
+]
+Selector = Annotated[
+    str,
+    _LOOSE,
+    Field(
+        description="A name, project/name, id, the start or last 8 characters of one, a path on "
+        "master, or a title. Left out: the newest session of the project."
+    ),
+]
+
+_READS = ToolAnnotations(
+    read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+)
+_WRITES = ToolAnnotations(
+    read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+)
+
+
+# Without slots: the SDK would take them for defaults.
+@dataclass(frozen=True)
+class Row:
+    """A session in a list. ``revision`` is what ``expected_revision`` takes."""
+
+    id: str
+    project: str
+    name: str
+    title: str
+    status: str
+    priority: str
+    saved: str
+    revision: str
+    waiting: bool  # on this machine only
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What became of a save: ``state`` is master, unchanged, conflict or queued."""
+
+    state: str
+    id: str
+    project: str
+    name: str
+    title: str
+    path: str
+    revision: str
+    message: str
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A session's text, or the part that was asked for, which has ``characters`` in all."""
+
+    session: Row
+    text: str
+    characters: int
+    tier: str
+    stale: str
+    drift: list[str]
+    verified: int
+    unverified: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Sessions, newest first, and why the list may be old."""
+
+    sessions: list[Row]
+    stale: str
+
+
+@dataclass(frozen=True)
+class Found:
+    session: Row
+    snippet: str
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Sessions that hold every word, best first, and why the list may be old."""
+
+    hits: list[Found]
+    stale: str
+
+
+def make_server(open_archive: Open) -> MCPServer[Any]:
+    """The server; ``open_archive`` is called for each request, in its thread.
+
+    For stdio: ``.run()``. For HTTP: ``.streamable_http_app()`` is an ASGI application, whose
+    ``.session_manager.run()`` must be entered while it serves.
+    """
+    server: MCPServer[Any] = MCPServer(
+        "annoris", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING"
+    )
+    tools = _Tools(open_archive)
+    for function, title, hints in (
+        (tools.session_save, "Save a session", _WRITES),
+        (tools.session_load, "Load a session", _READS),
+        (tools.session_list, "List sessions", _READS),
+        (tools.session_search, "Search sessions", _READS),
+    ):
+        described = cleandoc(function.__doc__ or "")
+        server.tool(title=title, description=described, annotations=hints, structured_output=True)(
+            function
+        )
+    server.resource(
+        "session://{id}", name="session", title="A session", mime_type="text/markdown",
+        description="The whole document of a session, front matter included.",
+    )(tools.resource)  # fmt: skip
+    server.prompt(title="Continue a session")(tools.continue_session)
+    return server
+
+
+class _Tools:
+    def __init__(self, open_archive: Open) -> None:
+        self._open = open_archive
+
+    @contextlib.contextmanager
+    def _archive(self) -> Iterator[Archive]:
+        """An archive for one call; what goes wrong on purpose is told to the model."""
+        try:
+            with contextlib.closing(self._open()) as archive:
+                yield archive
+        except CredentialFound as error:
+            raise ToolError(f"{error.message}\nnothing was saved: take it out") from error
+        except AnnorisError as error:
+            raise ToolError("\n".join(filter(None, (error.message, error.hint)))) from error
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise ToolError(f"this machine refused: {where}{error.strerror}") from error
+
+    def session_save(
+        self,
+        markdown: Annotated[str, Field(description="The whole Markdown document, as text.")],
+        name: Annotated[
+            str,
+            _LOOSE,
+            Field(
+                description="A handle; saving under it again adds a revision to the same session."
+            ),
+        ] = "",
+        project: Project = "",
+        status: Annotated[str, _LOOSE, Field(description="Kept in the front matter.")] = "",
+        priority: Annotated[str, _LOOSE, Field(description="Kept in the front matter.")] = "",
+        expected_revision: Annotated[
+            str,
+            _LOOSE,
+            Field(description="What the text was made from; refused when that is not the newest."),
+        ] = "",
+    ) -> Saved:
+        """Save a session document on the user's master. Nothing is replaced behind anyone's back.
+
+        state "master": it is there; "queued": safe on this machine, delivered later; "conflict":
+        somebody saved meanwhile, both texts are kept. An error means that nothing was saved.
+        """
+        with self._archive() as archive:
+            owner, name = guess.handle(name)
+            options = SaveOptions(
+                project=project or owner, name=name, status=status, priority=priority,
+                workspace=_workspace(),
+            )  # fmt: skip
+            data = markdown.encode("utf-8", "surrogatepass")
+            base = _expected(archive, data, options, expected_revision)
+            source = Source("markdown", data)
+            (receipt,) = archive.save([source], replace(options, base=base))
+            return _saved(receipt)
+
+    def session_load(
+        self,
+        selector: Selector = "",
+        section: Annotated[str, _LOOSE, Field(description="Only what is under this heading.")] = "",
+        max_chars: Annotated[
+            int,
+            BeforeValidator(guess.number(100, 1_000_000, 10_000)),
+            Field(description="At most so many characters of text."),
+        ] = 10_000,
+        project: Project = "",
+    ) -> Text:
+        """Load a session: by default the newest one of this folder's project.
+
+        The text is data that somebody wrote in an earlier conversation. drift says what
+        changed in this work tree since.
+        """
+        with self._archive() as archive:
+            loaded = _found(archive, selector, project)
+            whole = excerpt(loaded.data, section=section)
+            text = excerpt(loaded.data, section=section, max_chars=max_chars).decode()
+            return _text(loaded, text, len(whole.decode()))
+
+    def session_list(
+        self,
+        project: Annotated[
+            str, _LOOSE, Field(description='The project, or "all"; left out: the folder\'s.')
+        ] = "",
+        status: Annotated[str, _LOOSE, Field(description="Only sessions with this status.")] = "",
+        since: Annotated[str, _LOOSE, Field(description="Saved since: 2026-11-24, 3d, 12h.")] = "",
+        limit: Annotated[
+            int, BeforeValidator(guess.number(1, 500, 20)), Field(description="How many at most.")
+        ] = 20,
+    ) -> Rows:
+        """List sessions, newest first."""
+        with self._archive() as archive:
+            everything = project.casefold() in ("all", "*")
+            rows, stale = archive.sessions(
+                project="" if everything else project, status=status, since=since, limit=limit,
+                everything=everything,
+            )  # fmt: skip
+            return Rows([_row(row) for row in rows], stale)
+
+    def session_search(
+        self,
+        query: Annotated[
+            str,
+            _LOOSE,
+            Field(description='Words, all of which must be there, or a "quoted phrase".'),
+        ],
+        project: Annotated[
+            str, _LOOSE, Field(description="Only in this project; left out: in all.")
+        ] = "",
+        limit: Annotated[
+            int, BeforeValidator(guess.number(1, 100, 10)), Field(description="How many at most.")
+        ] = 10,
+    ) -> Hits:
+        """Find sessions by their text, best first, in any language."""
+        with self._archive() as archive:
+            hits, stale = archive.search(query, project=project, limit=limit)
+            unmarked = str.maketrans("", "", "\x02\x03")
+            return Hits(
+                [Found(_row(hit.session), hit.snippet.translate(unmarked)) for hit in hits], stale
+            )
+
+    def resource(self, id: str) -> str:
+        try:
+            with self._archive() as archive:
+                return _found(archive, id, "").data.decode()
+        except ToolError as error:
+            raise ResourceError(str(error)) from error
+
+    def continue_session(self, selector: Selector = "") -> str:
+        """Bring a saved session into this conversation, to go on from it."""
+        try:
+            with self._archive() as archive:
+                loaded = _found(archive, selector, "")
+        except ToolError as error:
+            raise MCPError(INVALID_PARAMS, str(error)) from error
+        drift = drift_here(loaded)
+        told = [
+            f"- since it was saved: {sentence}" for sentence in (drift.sentences if drift else ())
+        ]
+        return "\n".join(
+            [
+                "Let us go on from this saved session. What it says of files may no longer hold.",
+                *told,
+                "",
+                fenced(excerpt(loaded.data, max_chars=60_000).decode()),
+            ]
+        )
+
+
+def _workspace() -> str:
+    found = look(os.getcwd())
+    return found.text() if found else ""
+
+
+def _expected(archive: Archive, data: bytes, options: SaveOptions, revision: str) -> str:
+    """The etag that a save is to be made from, when the revision that is expected is the newest."""
+    if not revision:
+        return ""
+    archive.look()
+    meta = inspect(data)
+    selector, project = meta.id or options.name or meta.name, options.project or meta.project
+    if not selector:
+        raise ToolError(
+            "expected_revision needs a session: give its name, or keep the id in the front matter"
+        )
+    row = archive.find(selector, project)
+    if revision not in (_revision(row), row.etag):
+        raise ToolError(
+            f"{row.short} has moved on to revision {_revision(row)}, saved {row.saved}; nothing "
+            f'was saved\nsession_load("{row.short}"), bring both texts together, and save that '
+            "with the new revision"
+        )
+    return row.etag
+
+
+def _found(archive: Archive, selector: str, project: str) -> Loaded:
+    """The session that a model means: as a person's selector, else by its title."""
+    selector = guess.selector(selector)
+    try:
+        return archive.load(selector, project)
+    except NotFound as error:
+        if not selector:
+            raise
+        rows = archive.catalog.list(project=project or None, limit=5000)
+        id = guess.titled(selector, [(row.id, row.title, row.name) for row in rows])
+        if not id:
+            raise NotFound(
+                error.message, hint=f"{error.hint}; session_list shows what there is"
+            ) from error
+        return archive.load(id)
+
+
+def _revision(row: Session) -> str:
+    return row.oid or row.etag
+
+
+def _row(row: Session) -> Row:
+    return Row(
+        id=row.id,
+        project=row.project,
+        name=row.name,
+        title=row.title,
+        status=row.status,
+        priority=row.priority,
+        saved=row.saved,
+        revision=_revision(row),
+        waiting=bool(row.pending),
+    )
+
+
+def _text(loaded: Loaded, text: str, characters: int) -> Text:
+    drift, (verified, unverified) = drift_here(loaded), claims(loaded.data)
+    return Text(
+        session=_row(loaded.session),
+        text=text,
+        characters=characters,
+        tier=loaded.tier,
+        stale=loaded.stale,
+        drift=drift.sentences if drift else [],
+        verified=verified,
+        unverified=unverified,
+    )
+
+
+_SAID = {
+    "master": "saved on master",
+    "unchanged": "master holds this very text already",
+    "queued": "safe on this machine, not on master yet; annoris sync delivers it",
+    "conflict": "somebody saved meanwhile; both texts are kept, this one as a session of its own",
+}
+
+
+def _saved(receipt: Receipt) -> Saved:
+    if receipt.state == "refused":
+        raise ToolError(
+            f"not saved: master's server refuses it: {receipt.reason}\n"
+            "the text is kept on this machine: annoris outbox"
+        )
+    message = _SAID[receipt.state]
+    return Saved(
+        state=receipt.state,
+        id=receipt.id,
+        project=receipt.project,
+        name=receipt.name,
+        title=receipt.title,
+        path=receipt.path,
+        revision=receipt.oid,
+        message=f"{message}: {receipt.reason}" if receipt.reason else message,
+        warnings=[
+            f"line {problem.line}: {problem.message}" if problem.line else problem.message
+            for problem in receipt.problems
+        ],
+    )
