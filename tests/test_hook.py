@@ -166,6 +166,26 @@ def test_conversations_that_end_at_once_are_all_captured(machine: Machines) -> N
     assert {row["name"] for row in found} == {f"captured-talk-{number}" for number in range(4)}
 
 
+def test_what_a_person_made_of_a_captured_session_is_not_replaced(machine: Machines) -> None:
+    here = machine()
+    hook(here, "post-compact", compact_summary="first")
+    settled(here)
+    edited = (
+        here.load(NAME)
+        .replace(b"first", b"first, and mine")
+        .replace(b"status: captured", b"status: open")
+    )
+    assert here.run("save", "-", stdin=edited).code == 0
+    for words in ("second", "third"):
+        hook(here, "post-compact", compact_summary=words)
+        settled(here)
+    assert b"first, and mine" in here.load(NAME)
+    later = here.load(f"{NAME}-2")
+    assert b"second" in later
+    assert b"third" in later
+    assert len(here.run("list", "--all", "--json").json["sessions"]) == 2
+
+
 # --- nothing is lost -----------------------------------------------------------------------------
 
 
@@ -206,9 +226,13 @@ def test_a_broken_configuration_loses_nothing_and_is_told_once(machine: Machines
 
 def test_offline_it_waits_in_the_outbox(machine: Machines) -> None:
     here = machine(remote="http://127.0.0.1:9/none.git", master_push_seconds="1")
-    hook(here, "stop", last_assistant_message="later")
-    settled(here)
-    assert len(here.run("outbox", "--json").json["waiting"]) == 1
+    for words in ("one", "two"):
+        hook(here, "post-compact", compact_summary=words)
+        settled(here)
+    waiting = here.run("outbox", "--json").json["waiting"]
+    assert {draft["name"] for draft in waiting} == {NAME}
+    assert b"one" in here.load(NAME)
+    assert b"two" in here.load(NAME)
 
 
 def test_a_damaged_event_does_not_hold_up_the_others(machine: Machines) -> None:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from annoris.assistant.spool import Event, Spool
@@ -152,7 +153,7 @@ def _deliver(spool: Spool, archive: Archive, id: str, names: list[str]) -> None:
     for name in names:
         talk = capture.merged(talk, spool.read(name) or {})
     try:
-        talk["project"] = _save(archive, talk, id)
+        talk |= _save(archive, talk, id)
     except (CredentialFound, DocumentRefused) as error:
         spool.refuse(names)
         spool.fail(f"a captured text was kept out of master: {_said(error)}")
@@ -164,10 +165,11 @@ def _deliver(spool: Spool, archive: Archive, id: str, names: list[str]) -> None:
     spool.drop(names)
 
 
-def _save(archive: Archive, talk: dict[str, Any], id: str) -> str:
-    """Save the captured session of a conversation; answers its project."""
+def _save(archive: Archive, talk: dict[str, Any], id: str) -> dict[str, str]:
+    """Save the captured session of a conversation; answers its project and its etag now."""
     from annoris import workspace  # noqa: PLC0415
     from annoris.assistant import capture  # noqa: PLC0415
+    from annoris.document import body_md5, split  # noqa: PLC0415
     from annoris.intake import SaveOptions, Source  # noqa: PLC0415
     from annoris.model import CAPTURED  # noqa: PLC0415
 
@@ -175,16 +177,30 @@ def _save(archive: Archive, talk: dict[str, Any], id: str) -> str:
     project = talk.get("project") or archive.default_project()
     here = workspace.look(os.getcwd())
     document = capture.document(talk, id, here.dirty if here else ())
-    if document:
-        options = SaveOptions(
-            project=project,
-            name=f"{CAPTURED}-{id}",
-            status=CAPTURED,
-            validate=False,
-            workspace=here.text() if here else "",
-        )
-        archive.save([Source(f"conversation {id[:8]}", document)], options)
-    return project
+    if not document:
+        return {"project": project}
+    options = SaveOptions(
+        project=project,
+        name=_name(archive, project, talk, id, body_md5(split(document)[1])),
+        status=CAPTURED,
+        validate=False,
+        workspace=here.text() if here else "",
+    )
+    (receipt,) = archive.save([Source(f"conversation {id[:8]}", document)], options)
+    row = archive.catalog.get(receipt.id)
+    return {"project": project, "etag": row.etag if row else ""}
+
+
+def _name(archive: Archive, project: str, talk: dict[str, Any], id: str, md5: str) -> str:
+    """The first name whose session is still as we left it: what a person edited is theirs."""
+    from annoris.model import CAPTURED  # noqa: PLC0415
+
+    def free(name: str) -> bool:
+        rows = archive.catalog.named(project, name)
+        return not rows or rows[0].etag == talk.get("etag") or rows[0].body_md5 == md5
+
+    first = f"{CAPTURED}-{id}"
+    return next(filter(free, chain([first], (f"{first}-{number}" for number in count(2)))))
 
 
 def _go_to(folder: object) -> None:
