@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from annoris import document
-from annoris.workspace import MOST_PATHS, Workspace, look, read
+from annoris.archive import drift_here
+from annoris.workspace import MOST_PATHS, Drift, Workspace, look, read
 from tests.support.machine import Machine
 
 Machines = Callable[..., Machine]
@@ -31,8 +32,8 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def commit(folder: Path) -> None:
-    git(folder, "commit", "-q", "--allow-empty", "-m", "step")
+def commit(folder: Path, message: str = "step") -> None:
+    git(folder, "commit", "-q", "--allow-empty", "-m", message)
 
 
 @pytest.fixture
@@ -52,8 +53,19 @@ def noted(here: Machine) -> Workspace | None:
     return read(document.inspect(here.load()).workspace)
 
 
-def drift(here: Machine) -> Any:
-    return here.run("load", "--json").json["drift"]
+def save(here: Machine, **options: str) -> str:
+    """Save as the command does, in this process; answers the id."""
+    found = look(str(here.desk))
+    (receipt,) = here.save(TEXT, workspace=found.text() if found else "", **options)
+    assert receipt.state == "master"
+    return receipt.id
+
+
+def drift(here: Machine) -> Drift:
+    with contextlib.closing(here.archive()) as archive, contextlib.chdir(here.desk):
+        found = drift_here(archive.load())
+    assert found
+    return found
 
 
 def test_a_save_notes_remote_branch_commit_and_dirty_paths(here: Machine) -> None:
@@ -67,7 +79,7 @@ def test_a_save_notes_remote_branch_commit_and_dirty_paths(here: Machine) -> Non
 def test_a_credential_in_the_remote_is_not_noted(here: Machine) -> None:
     token = "ghp_" + "a1B2" * 9
     git(here.desk, "remote", "set-url", "origin", f"https://me:{token}@github.com/me/shop.git")
-    assert here.run("save", "-", stdin=TEXT).code == 0
+    save(here)
     assert token.encode() not in here.load()
     found = noted(here)
     assert found
@@ -76,7 +88,7 @@ def test_a_credential_in_the_remote_is_not_noted(here: Machine) -> None:
 
 def test_a_path_that_looks_like_a_credential_leaves_the_line_out(here: Machine) -> None:
     here.write("ghp_" + "a1B2" * 9, "x")
-    assert here.run("save", "-", stdin=TEXT).code == 0
+    save(here)
     assert b"workspace" not in here.load()
 
 
@@ -114,15 +126,15 @@ def test_a_git_that_hangs_leaves_only_the_line_out(here: Machine) -> None:
 def test_many_paths_are_counted_not_listed(here: Machine) -> None:
     for number in range(MOST_PATHS + 20):
         here.write(f"n{number:03}", "x")
-    assert here.run("save", "-", stdin=TEXT).code == 0
+    save(here)
     found = noted(here)
     assert found
     assert (len(found.dirty), found.more) == (MOST_PATHS, 21)
 
 
 def test_an_unchanged_tree_has_not_drifted(here: Machine) -> None:
-    here.run("save", "-", stdin=TEXT)
-    assert drift(here)["told"] == []
+    save(here)
+    assert drift(here).sentences == []
 
 
 def test_load_says_what_changed_since(here: Machine) -> None:
@@ -134,7 +146,7 @@ def test_load_says_what_changed_since(here: Machine) -> None:
     git(here.desk, "checkout", "-q", "-b", "topic")
     commit(here.desk)
     commit(here.desk)
-    found = drift(here)
+    found = here.run("load", "--json").json["drift"]
     assert found["told"] == [
         "the branch is topic, it was main",
         "2 new commits",
@@ -149,41 +161,37 @@ def test_load_says_what_changed_since(here: Machine) -> None:
 
 def test_a_file_that_was_removed_before_the_save_is_not_told_as_gone(here: Machine) -> None:
     (here.desk / "kept.py").unlink()
-    assert here.run("save", "-", stdin=TEXT).code == 0
+    save(here)
     found = noted(here)
     assert found
     assert found.removed == ("kept.py",)
-    assert drift(here)["told"] == []
+    assert drift(here).sentences == []
 
 
 def test_rewritten_history_is_told(here: Machine) -> None:
-    assert here.run("save", "-", stdin=TEXT).code == 0
+    save(here)
     git(here.desk, "checkout", "-q", "--orphan", "other")
-    commit(here.desk)
+    commit(here.desk, "anew")
     git(here.desk, "branch", "-q", "-D", "main")
     git(here.desk, "branch", "-q", "-m", "main")
-    assert drift(here)["told"] == ["1 new commit", "1 commit of then not in the branch"]
+    assert drift(here).sentences == ["1 new commit", "1 commit of then not in the branch"]
     git(here.desk, "reflog", "expire", "--expire=now", "--all")
     git(here.desk, "gc", "-q", "--prune=now")
-    assert drift(here)["told"] == ["the commit that was checked out then is not in this repository"]
+    assert drift(here).sentences == [
+        "the commit that was checked out then is not in this repository"
+    ]
 
 
 def test_another_repository_is_not_compared(here: Machine) -> None:
-    id = here.save(TEXT, workspace=_line(here))[0].id
+    id = save(here)
     git(here.desk, "remote", "set-url", "origin", "git@github.com:me/shop.git")
-    assert here.run("load", id, "--json").json["drift"] is not None, "the same, reached by ssh"
+    assert drift(here).sentences == [], "the same, reached by ssh"
     git(here.desk, "remote", "set-url", "origin", "https://github.com/me/other.git")
     assert here.run("load", id, "--json").json["drift"] is None
 
 
-def _line(here: Machine) -> str:
-    found = look(str(here.desk))
-    assert found
-    return found.text()
-
-
 def test_saving_what_load_printed_is_no_new_revision_wherever_the_tree_is(here: Machine) -> None:
-    assert here.run("save", "-", stdin=TEXT).code == 0
+    save(here)
     loaded = here.load()
     here.write("another.py", "x")
     commit(here.desk)
