@@ -272,12 +272,11 @@ class Catalog:
 
         One that was captured only when there is no other.
         """
-        where, values = (
-            ("shown = 1", ()) if project is None else ("shown = 1 AND project = ?", (project,))
-        )
-        return self._one(f"{where} AND folded <> ?{_NEWEST}", *values, CAPTURED) or self._one(
-            where + _NEWEST, *values
-        )
+        where, values = "shown = 1", []
+        if project is not None:
+            where, values = f"{where} AND project = ?", [project]
+        written = self._one(f"{where} AND folded <> ?{_NEWEST}", *values, CAPTURED)
+        return written or self._one(where + _NEWEST, *values)
 
     def list(
         self,

@@ -235,6 +235,16 @@ def test_offline_it_waits_in_the_outbox(machine: Machines) -> None:
     assert b"two" in here.load(NAME)
 
 
+def test_a_folder_that_is_gone_by_then_loses_nothing(machine: Machines) -> None:
+    here = machine()
+    gone = here.desk / "worktree"
+    gone.mkdir()
+    killed(here, "os.fork", "hook", "stop", stdin=said("from nowhere \0"))
+    code = f"cd {gone}; rmdir {gone}; exec {sys.executable} -m annoris.cli hook flush"
+    subprocess.run(["sh", "-c", code], env=here.environment, check=True)
+    assert "from nowhere \ufffd" in here.load(NAME, project="default").decode()
+
+
 def test_a_damaged_event_does_not_hold_up_the_others(machine: Machines) -> None:
     here = machine()
     killed(here, "os.fork", "hook", "stop", stdin=said("whole"))

@@ -283,11 +283,12 @@ def test_a_skill_that_somebody_wrote_is_refused_and_one_that_was_changed_stays(h
 
 
 def test_a_read_only_file_is_a_clear_error(home: Home) -> None:
-    path = home.write(".cursor/mcp.json", "{}")
-    path.chmod(0o444)
-    with pytest.raises(StorageError, match="read-only"):
-        home.run("cursor")
-    assert path.read_text() == "{}"
+    home.write(".claude.json", "{}")
+    home.write(".claude/settings.json", "{}").chmod(0o444)
+    before = home.tree()
+    with pytest.raises(StorageError, match=r"settings\.json: is read-only; nothing was changed"):
+        home.run("claude-code")
+    assert home.tree() == before
 
 
 def test_a_file_that_is_not_text_is_a_clear_error(home: Home) -> None:
@@ -358,10 +359,11 @@ def test_an_unknown_client_names_the_known_ones(machine: Callable[..., Machine])
 
 # --- the edits, by property ----------------------------------------------------------------------
 
-_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
+_LEAVES = st.none() | st.booleans() | st.integers() | st.text()
+_VALUES = (
+    _LEAVES
+    | st.lists(_LEAVES | st.lists(_LEAVES, max_size=2), max_size=3)
+    | st.dictionaries(st.text(), _LEAVES, max_size=3)
 )
 _OBJECTS = st.dictionaries(st.text(min_size=1), _VALUES, max_size=4)
 _INDENTS = st.sampled_from([None, 1, 2, 4, "\t"])

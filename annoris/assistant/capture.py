@@ -51,6 +51,7 @@ def document(talk: Mapping[str, Any], id: str, files: Sequence[str]) -> bytes:
 
 
 def _said(title: str, text: str) -> str:
+    text = text.replace("\0", "\ufffd")
     return f"## {title}\n\n{fenced(leaks.redact(text, leaks.scan(text)))}"
 
 

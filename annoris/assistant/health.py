@@ -73,7 +73,7 @@ def ailments(assistants: Iterable[Assistant]) -> list[Ailment]:
             if answer.error
         ]
     if failure := spool.failure():
-        found.append(Ailment(failure, f"the whole log is {spool.log}"))
+        found.append(Ailment(failure, f"read {spool.log}, then remove {spool.untold}"))
     if overdue := spool.overdue(3600.0):
         found.append(Ailment(f"{overdue} captured events are not saved", "annoris hook flush"))
     folder, refused = spool.refused()

@@ -57,9 +57,10 @@ def _run(spool: Spool, event: str, client: str, configured: Configured) -> str:
         raise ValueError(f"there is no such event; they are {', '.join(EVENTS)}")
     payload = _payload()
     if event == START:
-        told = _opening(spool, payload, configured)
-        _detach(spool, configured)
-        return told
+        try:
+            return _opening(spool, payload, configured)
+        finally:
+            _detach(spool, configured)
     _keep(spool, event, payload, client)
     if event != "stop" or spool.rested(_PAUSE):
         _detach(spool, configured)
@@ -204,9 +205,11 @@ def _name(archive: Archive, project: str, talk: dict[str, Any], id: str, md5: st
 
 
 def _go_to(folder: object) -> None:
-    """Stand where the conversation stood, as far as that is still there."""
-    with contextlib.suppress(OSError, ValueError):
-        os.chdir(str(folder or os.path.expanduser("~")))
+    """Stand where the conversation stood; where that is gone, at home or at the very top."""
+    for place in (str(folder or ""), os.path.expanduser("~"), "/"):
+        with contextlib.suppress(OSError, ValueError):
+            os.chdir(place)
+            return
 
 
 # --- the start ---------------------------------------------------------------------------------
@@ -217,7 +220,7 @@ def _opening(spool: Spool, payload: Event, configured: Configured) -> str:
     from annoris.errors import NotFound  # noqa: PLC0415
 
     failure = spool.failure(tell=True)
-    told = f"Annoris: {failure}; see annoris doctor\n" if failure else ""
+    told = f"Annoris: {failure} (log: {spool.log})\n" if failure else ""
     _go_to(payload.get("cwd"))
     with contextlib.closing(_archive(_hurried(configured()))) as archive:
         try:

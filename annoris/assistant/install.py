@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import errno
 import hashlib
 import json
 import os
@@ -99,6 +98,8 @@ class Record:
         files.pop(file, None)
         if note:
             files[file] = note.as_json()
+        if not files:
+            del self._known[client]
         os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
         _write(self._path, json.dumps(self._known, indent=1), 0o600)
 
@@ -131,7 +132,11 @@ def plan(client: Client, record: Record, *, remove: bool = False) -> list[Step]:
 
 
 def carry_out(client: Client, steps: Iterable[Step], record: Record) -> None:
-    """Write what is planned. Raises StorageError for a file that can't be written."""
+    """Write what is planned. Raises StorageError, with nothing written, for a read-only file."""
+    steps = list(steps)
+    for step in steps:
+        if step.changes:
+            _must_be_writable(step)
     for step in steps:
         if step.changes:
             _put(step)
@@ -337,6 +342,15 @@ def _read(file: str) -> str | None:
         raise StorageError(f"{file}: {error.strerror}", hint="make it readable for you") from error
 
 
+def _must_be_writable(step: Step) -> None:
+    """Not by permission alone, which root always has: read-only is what its owner made it."""
+    file = os.path.realpath(step.file)
+    if step.before is not None and not (os.stat(file).st_mode & 0o222 and os.access(file, os.W_OK)):
+        raise StorageError(
+            f"{step.file}: is read-only; nothing was changed", hint=f"chmod u+w {step.file}"
+        )
+
+
 def _put(step: Step) -> None:
     """Make a file what is planned, unless somebody wrote it meanwhile. A link stays a link."""
     file = os.path.realpath(step.file)
@@ -348,8 +362,6 @@ def _put(step: Step) -> None:
             return
         os.makedirs(os.path.dirname(file), exist_ok=True)
         mode = 0o600 if step.before is None else stat.S_IMODE(os.stat(file).st_mode)
-        if not mode & 0o222 or (step.before is not None and not os.access(file, os.W_OK)):
-            raise PermissionError(errno.EACCES, "is read-only")
         _write(file, step.after, mode)
     except OSError as error:
         raise StorageError(

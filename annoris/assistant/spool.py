@@ -30,6 +30,7 @@ class Spool:
         data = os.path.expanduser(env.get("ANNORIS_DATA_DIR") or default_data_dir(env))
         self._folder = os.path.join(data, "hooks")
         self.log = self._path("log")
+        self.untold = self._path("failure")
 
     def add(self, event: Event) -> None:
         """Keep an event; it is on disk when this returns."""
@@ -115,16 +116,16 @@ class Spool:
                     os.replace(self.log, f"{self.log}.old")
             with open(self.log, "a", encoding="utf-8", errors="replace") as file:
                 file.write(line)
-            with open(self._path("failure"), "w", encoding="utf-8", errors="replace") as file:
+            with open(self.untold, "w", encoding="utf-8", errors="replace") as file:
                 file.write(what)
 
     def failure(self, *, tell: bool = False) -> str:
         """The last failure that no conversation was told of; with ``tell`` one is, now."""
         try:
-            with open(self._path("failure"), encoding="utf-8") as file:
+            with open(self.untold, encoding="utf-8") as file:
                 what = file.read()
             if tell:
-                os.unlink(self._path("failure"))
+                os.unlink(self.untold)
         except OSError:
             return ""
         return what

@@ -12,7 +12,9 @@ from annoris.commands.install import named
 
 
 def doctor(json: Json = False, quiet: Quiet = False) -> None:
-    """Find what is misconfigured, and which assistants are set up. Exit 9 when something is wrong.
+    """Find what is misconfigured. With the command that mends it; exit 9 then.
+
+    Also says which assistants are set up, and when each was last answered.
 
     \b
     annoris doctor

@@ -25,7 +25,7 @@ DRY_RUN = Annotated[bool, typer.Option("--dry-run", help="Only show what would c
 def install(
     client: CLIENT, dry_run: DRY_RUN = False, json: Json = False, quiet: Quiet = False
 ) -> None:
-    """Set up an assistant's client: the MCP server, its hooks, a skill.
+    """Set up an assistant's client. An MCP entry, hooks and a skill in its own files.
 
     \b
     annoris install claude-code --dry-run

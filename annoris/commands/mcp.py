@@ -20,6 +20,7 @@ def mcp(
 
     \b
     annoris install claude-code       sets it up
+    annoris mcp --client claude-code  what its client then runs
     """
     from annoris.assistant.spool import Spool
 

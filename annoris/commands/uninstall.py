@@ -9,7 +9,7 @@ from annoris.commands.install import CLIENT, DRY_RUN, change
 def uninstall(
     client: CLIENT, dry_run: DRY_RUN = False, json: Json = False, quiet: Quiet = False
 ) -> None:
-    """Take out of a client's files what install put there, and nothing else.
+    """Take out what install put into a client. Nothing else in its files changes.
 
     \b
     annoris uninstall claude-code
