@@ -256,7 +256,7 @@ class Caches:
             project=self._code("project", session.project),
             name=self._code("name", session.name),
             title="",
-            status="",
+            status=session.status if session.captured else "",  # the newest is chosen by it
             priority="",
             etag="",
             literal="",
