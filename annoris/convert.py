@@ -41,6 +41,7 @@ def converted(old: Follower, master: Master, tip: str) -> str:
     The documents stay as they are, but for those of which only the path or git said the id,
     the project or the time: these then say it themselves. What does not open stays where it is.
     """
+    master.layout.begin()
     old.show(tip)
     files: dict[str, bytes | None] = dict.fromkeys(old.master.layout.foundation_paths)
     rows = {row.path: row for row in old.catalog.settled()}

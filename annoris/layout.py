@@ -123,8 +123,15 @@ class Layout(ABC):
         """
 
     @abstractmethod
+    def begin(self) -> None:
+        """Make ready to give a master this form; with a first key, where one is needed.
+
+        Does nothing to a layout that has been fitted already.
+        """
+
+    @abstractmethod
     def foundation(self) -> dict[str, bytes]:
-        """The first files of a master. A sealed one that was not fitted begins with a new key."""
+        """The first files of a master that begins with this form."""
 
     @abstractmethod
     def encode(self, path: str, data: bytes) -> bytes:
@@ -185,6 +192,9 @@ class Plain(Layout):
     def fit(self, told: bytes | None, remote: str) -> None:
         if scope_in(told) == "sealed":
             raise mismatch("sealed", remote)
+
+    def begin(self) -> None:
+        """Nothing is needed."""
 
     def foundation(self) -> dict[str, bytes]:
         return {
@@ -276,14 +286,19 @@ class Sealed(Layout):
         self._ring = self._keys(False)
         self._key, self._names = self._ring.current, names
 
-    def foundation(self) -> dict[str, bytes]:
+    def begin(self) -> None:
         from annoris import envelope  # noqa: PLC0415
 
-        if self._key is None or self._names is None:
+        if self._key is None:
             self._ring = self._keys(True)
             self._key = self._ring.current
             # Made from the key, so that two machines that begin at once make the same.
             self._names = envelope.derived(self._key, _NAMES)
+
+    def foundation(self) -> dict[str, bytes]:
+        from annoris import envelope  # noqa: PLC0415
+
+        self.begin()
         key, names = self._fitted()
         sealed = envelope.seal(names.secret, key=key, session=_NAMES, oid=_ON_MASTER)
         text = (

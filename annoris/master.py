@@ -540,8 +540,8 @@ class Master:
         self._stored.clear()
         if commit:
             self.layout.fit(self.file(commit, FORMAT), self.remote)
-        elif self.layout.sealed:
-            self.layout.foundation()
+        else:
+            self.layout.begin()
         self._fits = commit
 
     def rewrite(self, tip: str, files: Mapping[str, bytes | None], subject: str) -> str:

