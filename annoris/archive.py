@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ from annoris.master import Master, now, oid_of
 from annoris.model import (
     Cached,
     Deadline,
+    Document,
     Draft,
     Hit,
     Loaded,
@@ -48,7 +49,7 @@ from annoris.runs import Runs
 from annoris.settings import Settings
 
 if TYPE_CHECKING:
-    from annoris.intake import SaveOptions, Source
+    from annoris.intake import Intake, SaveOptions, Source
     from annoris.publish import Outcome
     from annoris.workspace import Drift
 
@@ -57,10 +58,33 @@ _ON_MASTER = ("master", "unchanged", "conflict")
 _ID = r"[0-9a-fA-F-]{4,36}"
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A document that was taken in: its draft in the outbox, or the receipt where all is done.
+
+    ``new``: the draft is its own, not one that waited with the same text.
+    """
+
+    source: Source
+    document: Document
+    item: Draft | Receipt
+    new: bool
+
+
 class Archive:
+    """One thread at a time. ``here``: the folder that one stands in may name the project."""
+
     def __init__(
-        self, settings: Settings, master: Master, catalog: Catalog, outbox: Outbox, breaker: Breaker
+        self,
+        settings: Settings,
+        master: Master,
+        catalog: Catalog,
+        outbox: Outbox,
+        breaker: Breaker,
+        *,
+        here: bool = True,
     ) -> None:
+        self._here = here
         self.settings = settings
         self.master = master
         self.catalog = catalog
@@ -85,35 +109,53 @@ class Archive:
         anything is kept, and StorageError when this machine can't keep it. What happens after
         that is in the receipts: on master, unchanged, conflict, queued or refused.
         """
-        from annoris.intake import Intake  # noqa: PLC0415
+        accepted = self.accept(sources, options)
+        drafts = [one.item for one in accepted if isinstance(one.item, Draft)]
+        delivered = iter(self.deliver(drafts))
+        receipts = []
+        for one in accepted:
+            receipt = one.item if isinstance(one.item, Receipt) else next(delivered)
+            receipts.append(
+                replace(receipt, source=one.source.name, problems=one.document.problems)
+            )
+            own = one.item if one.new and isinstance(one.item, Draft) else None
+            kept = own if self._is_kept(own, receipt) else None
+            self._intake().note(one.source, one.document, receipt, kept)
+        return receipts
 
+    def accept(self, sources: Iterable[Source], options: SaveOptions) -> list[Accepted]:
+        """Check documents and keep them in the outbox, durable when this returns.
+
+        Nothing is asked of master yet. Raises as ``save`` does.
+        """
         self._settle_catalog()
         self.must_fit()
-        intake = Intake(
-            self.settings.save, self.master, self.catalog, self.notes, self._find_surely
-        )
-        made = intake.drafts(sources, options, self.default_project())
+        made = self._intake().drafts(sources, options, self.default_project())
         new = [draft for _, _, draft in made if isinstance(draft, Draft)]
         kept = iter(self.outbox.add(new) if new else [])
-        drafts = [
-            next(kept)
-            if isinstance(item, Draft)
-            else self.outbox.find(item)
-            if isinstance(item, str)
-            else None
-            for _, _, item in made
-        ]
-        delivered = iter(self._deliver([draft for draft in drafts if draft]))
-        receipts = []
-        for (source, parsed, item), draft in zip(made, drafts, strict=True):
-            receipt = item if isinstance(item, Receipt) else next(delivered)
-            receipts.append(replace(receipt, source=source.name, problems=parsed.problems))
-            own = draft if isinstance(item, Draft) else None
-            intake.note(source, parsed, receipt, own if self._is_kept(own, receipt) else None)
-        return receipts
+        accepted = []
+        for source, parsed, item in made:
+            found = (
+                next(kept)
+                if isinstance(item, Draft)
+                else self.outbox.find(item)
+                if isinstance(item, str)
+                else item
+            )
+            accepted.append(Accepted(source, parsed, found, new=isinstance(item, Draft)))
+        return accepted
+
+    def _intake(self) -> Intake:
+        from annoris.intake import Intake  # noqa: PLC0415
+
+        return Intake(self.settings.save, self.master, self.catalog, self.notes, self._find_surely)
 
     def delete(self, selector: str, project: str) -> Receipt:
         """Remove a session from master; git keeps its history."""
+        return self.deliver([self.give_up(selector, project)])[0]
+
+    def give_up(self, selector: str, project: str = "") -> Draft:
+        """Keep in the outbox that a session is to be removed; ``deliver`` removes it."""
         self.look()
         self.must_fit()
         row = self.find(selector, project)
@@ -129,9 +171,9 @@ class Archive:
             body_md5="",
             at=now(),
         )
-        return self._deliver(self.outbox.add([draft]))[0]
+        return self.outbox.add([draft])[0]
 
-    def _deliver(self, drafts: list[Draft]) -> list[Receipt]:
+    def deliver(self, drafts: list[Draft]) -> list[Receipt]:
         """Flush the outbox and say what became of each of these drafts."""
         outcome = self.flush([draft.key for draft in drafts])
         if isinstance(outcome.error, (KeyProblem, ScopeMismatch)):
@@ -441,7 +483,8 @@ class Archive:
 
     def default_project(self) -> str:
         """This folder's git remote, else the configured default."""
-        return self.catalog.canonical(_project_here() or self.settings.project)
+        here = self._here and _project_here()
+        return self.catalog.canonical(here or self.settings.project)
 
     def _project(self, name: str) -> str:
         """The project that is meant, by the name that it has now."""
@@ -455,13 +498,17 @@ class Archive:
         since: str = "",
         limit: int | None = 20,
         everything: bool = False,
+        before: tuple[str, str] | None = None,
     ) -> tuple[list[Session], str]:
-        """Sessions, newest first, and why the list may be old."""
+        """Sessions, newest first, and why the list may be old.
+
+        ``before`` is the (saved, id) of the last session of the page before.
+        """
         stale = self.look()
         chosen = None if everything else self._project(project)
         moment = parse_moment(since, end=False) if since else None
         return self.catalog.list(
-            project=chosen, status=status or None, since=moment, limit=limit
+            project=chosen, status=status or None, since=moment, limit=limit, before=before
         ), stale
 
     def search(self, text: str, *, project: str = "", limit: int = 20) -> tuple[list[Hit], str]:

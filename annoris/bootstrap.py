@@ -32,14 +32,18 @@ if TYPE_CHECKING:
     from annoris.keys import Rotation
 
 
-def open_archive(settings: Settings) -> Archive:
-    """An archive over this machine's data folder. Nothing is asked of the network yet."""
+def open_archive(settings: Settings, *, here: bool = True) -> Archive:
+    """An archive over this machine's data folder. Nothing is asked of the network yet.
+
+    ``here``: the folder that one stands in may name the project.
+    """
     return Archive(
         settings=settings,
         master=Master(settings.at("clone.git"), settings.master, layout_of(settings)),
         catalog=Catalog(settings.at("catalog.sqlite"), text=settings.catalog.text),
         outbox=Outbox(settings.at("outbox")),
         breaker=Breaker(settings.at("breaker.json"), changed=partial(_note_tier, settings)),
+        here=here,
     )
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -42,6 +44,7 @@ class Caches:
         self._everything = settings.encryption.scope == "everything"
         self.complaints: list[str] = []
         self.key_problem: str | None = None  # with the hot cache; None: it was not tried
+        self.watch: Callable[[Tier, float, bool], None] = lambda *_: None
 
     @property
     def configured(self) -> bool:
@@ -212,6 +215,20 @@ class Caches:
             return None
         return self._ask_hot(lambda hot: hot.claim(alerts, holder, seconds), 1.0)
 
+    @contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """One machine at a time does ``what``, where a hot cache works by which to agree."""
+        limits = self._settings.hot
+        with ExitStack() as stack:
+            if limits.url and not self._breaker.blocked("hot"):
+                from annoris.hot import Hot  # noqa: PLC0415
+
+                hot = Hot(limits.url, schema=limits.schema, seconds=limits.sync_seconds)
+                stack.callback(hot.close)
+                with suppress(TierDown, StorageError):  # without it, all do the same work
+                    stack.enter_context(hot.exclusive(what))
+            yield
+
     def condition(self) -> list[tuple[str, str]]:
         """Each configured cache and how it is, for people."""
         found = []
@@ -317,6 +334,7 @@ class Caches:
 
         if self._hot is None:
             self._hot = Hot(self._settings.hot.url, schema=self._settings.hot.schema)
+        started = time.monotonic()
         try:
             with self._hot.within(Deadline(seconds)):
                 try:
@@ -327,6 +345,7 @@ class Caches:
                     answer = work(self._hot)
         except TierDown as error:
             self._hot.close()
+            self.watch("hot", time.monotonic() - started, False)
             if self._breaker.failed("hot", error.message):
                 self._complain(error.message)
             return None
@@ -335,6 +354,7 @@ class Caches:
                 self.key_problem = f"{error.message}\n{error.hint}"
             self._complain(f"the hot cache is left out: {error.message}; {error.hint}")
             return None
+        self.watch("hot", time.monotonic() - started, True)
         self._breaker.succeeded("hot")
         return answer
 
@@ -346,15 +366,19 @@ class Caches:
 
         if self._emergency is None:
             self._emergency = Emergency(limits.url, ttl=limits.ttl_seconds)
+        started = time.monotonic()
         try:
             answer = work(self._emergency)
         except TierDown as error:
+            self._emergency.close()
+            self.watch("emergency", time.monotonic() - started, False)
             if self._breaker.failed("emergency", error.message):
                 self._complain(error.message)
             return None
         except StorageError as error:
             self._complain(f"the emergency cache is left out: {error.message}")
             return None
+        self.watch("emergency", time.monotonic() - started, True)
         self._breaker.succeeded("emergency")
         return answer
 

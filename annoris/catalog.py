@@ -7,7 +7,7 @@ the outbox hides master's row of the same id; every reading method but ``base`` 
 
 Methods raise StorageError, with what to do, when SQLite can't go on. Damage costs nothing but
 time: the file is deleted on the spot, the catalog is empty afterwards (``commit`` is "") and
-is filled by the next ``apply``. One Catalog belongs to one thread.
+is filled by the next ``apply``. One thread at a time may use a Catalog.
 """
 
 from __future__ import annotations
@@ -575,7 +575,9 @@ def _unwritable(path: str, version: int) -> sqlite3.Connection:
 
 
 def _connect(name: str) -> sqlite3.Connection:
-    return sqlite3.connect(name, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
+    return sqlite3.connect(
+        name, timeout=_BUSY_SECONDS, isolation_level=None, uri=True, check_same_thread=False
+    )
 
 
 def _tune(db: sqlite3.Connection) -> None:

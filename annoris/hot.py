@@ -654,6 +654,21 @@ class Hot:
             yield from _lines(db)
             db.execute("ROLLBACK")
 
+    @contextmanager
+    def exclusive(self, what: str) -> Iterator[None]:
+        """Hold a lock that all who use this schema share, waiting for it if need be.
+
+        It is gone with the connection, which does nothing else meanwhile.
+        """
+        with self._talking() as (db, deadline):
+            self._begin(db, deadline, check=False)  # a pooler keeps no lock between transactions
+            name = f"annoris {self._schema} {what}"
+            db.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [name])
+            try:
+                yield
+            finally:
+                self._drop()
+
     # --- the connection ------------------------------------------------------------------------
 
     def _run(self, *statements: Statement, check: bool = True) -> list[Cursor]:

@@ -32,7 +32,8 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class SaveOptions:
-    """How to save. ``base`` is the etag that an edit was made from, where a caller knows it."""
+    """How to save. ``base`` is the etag that an edit was made from, where a caller knows it;
+    ``id`` that of a new session whose document names none."""
 
     project: str = ""
     name: str = ""
@@ -40,6 +41,7 @@ class SaveOptions:
     priority: str = ""
     status: str = ""
     base: str = ""
+    id: str = ""
     validate: bool = True
     strict: bool = False
     allow_secrets: tuple[str, ...] = ()
@@ -153,12 +155,12 @@ class Intake:
         stated = self._catalog.canonical(options.project) or meta.project or default
         project, name = self._catalog.canonical(stated), options.name or meta.name
         row = self._target(parsed, options, project, name)
-        if row is None and not meta.id:
+        if row is None and not (meta.id or options.id):
             body_md5 = document.body_md5(parsed.body)
             twin = None if options.name else self._catalog.twin(project, body_md5)
             if twin and not (options.status or options.priority):
                 return twin.pending or _unchanged(twin)
-        id = row.id if row else meta.id or _uuid7()
+        id = row.id if row else meta.id or options.id or _uuid7()
         created = meta.created or (row.created if row else at)
         data = document.stamp(
             parsed,

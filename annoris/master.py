@@ -303,6 +303,18 @@ class Master:
             if head.startswith(b":100")
         ]
 
+    def saved_by(self, batch: str) -> tuple[str, list[str]]:
+        """The commit of an outbox batch and the paths that it wrote; empty when it is not here."""
+        if not self.tip():
+            return "", []
+        grep = f"--grep={_TRAILER}: {batch}"
+        found = self._local("log", "-1", "--format=%H", "--fixed-strings", grep, self._ref)
+        if not (commit := found.decode().strip()):
+            return "", []
+        names = ("-r", "-z", "--root", "--no-renames", "--name-only", "--no-commit-id")
+        output = self._local("diff-tree", *names, commit)
+        return commit, [path for raw in output.split(b"\0") if (path := gitcmd.text(raw))]
+
     def once(self, *pathspecs: str) -> list[str]:
         """Paths that fit a pathspec and were removed at some time."""
         if not self.tip():

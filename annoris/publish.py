@@ -339,7 +339,7 @@ class Publisher:
         elif verdict == "edited":
             self._keep(draft, self._bytes(row, settled), settled, theirs=row)
             self._remove(replace(draft, key=""), row, settled)
-        elif same_text(draft.data, self._bytes(row, settled)):
+        elif same_text(draft.data, self._bytes(row, settled), retried=not draft.base):
             settled.receipts[draft.key] = _receipt(draft, "unchanged", row.path, oid=row.oid)
         else:
             self._keep(draft, draft.data, settled)
@@ -444,11 +444,11 @@ def _stamped(data: bytes, fields: dict[str, str]) -> bytes:
     return document.stamp(Document(front, body, document.inspect(data)), fields)
 
 
-def same_text(one: bytes, other: bytes) -> bool:
-    """Equal but for when and where they were saved."""
+def same_text(one: bytes, other: bytes, *, retried: bool = False) -> bool:
+    """Equal but for when and where they were saved; ``retried``: and for when we made them."""
     if document.split(one)[1] != document.split(other)[1]:
         return False
-    unsaved = {"saved": "", "workspace": ""}
+    unsaved = {"saved": "", "workspace": "", **({"created": ""} if retried else {})}
     return _stamped(one, unsaved) == _stamped(other, unsaved)
 
 

@@ -88,6 +88,21 @@ class CatalogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerSettings:
+    host: str = "127.0.0.1"
+    port: int = 8080
+    threads: int = 16
+    queue: int = 500
+    answer_seconds: float = 25.0
+    stop_seconds: float = 30.0
+    rate: int = 600
+    max_body_bytes: int = 25 * 1024 * 1024
+    token_seconds: float = 15.0
+    webhook_secret: str = field(default="", repr=False)
+    github_api: str = "https://api.github.com"
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     project: str = "default"
     data_dir: str = ""
@@ -100,6 +115,7 @@ class Settings:
     dump: DumpSettings = DumpSettings()
     encryption: EncryptionSettings = EncryptionSettings()
     catalog: CatalogSettings = CatalogSettings()
+    server: ServerSettings = ServerSettings()
     source: str = ""  # the config file that was read, if any
 
     def at(self, name: str) -> str:
@@ -116,6 +132,7 @@ _SECTIONS = {
     "dump": DumpSettings,
     "encryption": EncryptionSettings,
     "catalog": CatalogSettings,
+    "server": ServerSettings,
 }
 # What hosting platforms set. From the real environment only: a project's own .env is not ours.
 _FOREIGN = {"DATABASE_URL": ("hot", "url"), "REDIS_URL": ("emergency", "url")}

@@ -49,7 +49,8 @@ EFFECTS = {
     "Follower.show",
     "Publisher.flush", "Publisher.edit",
     "Breaker.failed", "Breaker.succeeded",
-    "Archive.save", "Archive.delete", "Archive.load", "Archive.look", "Archive.flush",
+    "Archive.save", "Archive.accept", "Archive.deliver", "Archive.give_up", "Archive.delete",
+    "Archive.load", "Archive.look", "Archive.flush",
     "Archive.remember", "Archive.edit", "Archive.record",
     "Archive.set_project",
 }  # fmt: skip
@@ -59,7 +60,7 @@ READS = {
     "Master.embedded", "Master.identity", "Master.included", "Master.exists", "Master.lock",
     "Master.tip", "Master.fetched", "Master.tree", "Master.diff", "Master.blob", "Master.blobs",
     "Master.log", "Master.file",
-    "Master.removed_with", "Master.once", "Master.applied", "Master.changed_at",
+    "Master.removed_with", "Master.saved_by", "Master.once", "Master.applied", "Master.changed_at",
     "Master.deliberate", "Master.founded", "Master.descends", "Master.count",
     "Master.branches", "Master.claimed", "Master.local_remote",
     "Master.check", "Master.mend", "Master.must_fit", "Master.scope", "Master.ever_plain",
