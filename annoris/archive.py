@@ -19,6 +19,7 @@ from annoris.errors import (
     KeyProblem,
     Locked,
     NotFound,
+    Queued,
     RemoteRefused,
     RemoteUnreachable,
     ScopeMismatch,
@@ -245,6 +246,31 @@ class Archive:
             return "master", ""  # another process delivered it
         state: State = "refused" if isinstance(error, RemoteRefused) else "queued"
         return state, error.message if error else "another annoris is writing"
+
+    def fate(self, key: str) -> Receipt:
+        """What became of a draft by now, as the outbox says, or master's history anywhere.
+
+        Raises NotFound for a key that nobody knows.
+        """
+        from annoris.publish import Outcome  # noqa: PLC0415
+
+        try:
+            draft = self.outbox.find(key)
+        except NotFound:
+            return self.outbox.answered(key) or self._brought(key)
+        return self._receipt(draft, Outcome(error=Queued("it waits here for master")))
+
+    def _brought(self, key: str) -> Receipt:
+        self.look()
+        commit, paths = self.master.saved_by(key.rpartition(".")[0])
+        if not commit:
+            raise NotFound(f"no receipt {key}", hint="annoris outbox lists what waits")
+        rows = [row for path in paths if (row := self.catalog.at(path))]
+        if not rows:  # it was removed, by this draft or since
+            return Receipt(state="master", id="", path=paths[0], project="", commit=commit)
+        known = ("id", "path", "project", "title", "name", "oid", "size")
+        values = {name: getattr(rows[0], name) for name in known}
+        return Receipt(state="master", commit=commit, **values)
 
     def flush(self, mine: Iterable[str] = (), *, patient: bool = False) -> Outcome:
         """Deliver what waits; ``mine`` are the drafts whose receipts are wanted.

@@ -22,6 +22,7 @@ _COMMANDS = (
     "sync", "outbox", "projects", "dump", "restore",
     "status", "doctor", "alerts", "key", "schedule", "init",
     "install", "uninstall", "mcp", "hook",
+    "serve", "token", "webhook",
 )  # fmt: skip
 _FUNCTIONS = {"list": "list_"}
 

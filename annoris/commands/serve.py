@@ -1,0 +1,52 @@
+"""annoris serve"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from annoris.commands import settings
+from annoris.errors import ConfigError
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where to listen; :: is every address.")
+    ] = "",
+    port: Annotated[int, typer.Option(metavar="N", help="0 takes a free one.")] = -1,
+    schedule: Annotated[
+        bool, typer.Option("--schedule", help="Sync every 15 minutes too.")
+    ] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let anybody in while there is no token.")
+    ] = False,
+) -> None:
+    """Answer HTTP requests. REST API with its manual at /docs, webhooks, metrics.
+
+    Listens on 127.0.0.1:8080, or with PORT set on every address and that port. Logs are JSON
+    lines on stderr. SIGTERM ends it once the requests under way are answered.
+
+    \b
+    annoris serve
+    annoris token new --scope write && annoris serve --host :: --schedule
+    """
+    known = settings()
+    given = os.environ.get("PORT", "")
+    if given and not given.isdecimal():
+        raise ConfigError(f"PORT: must be a number, not {given!r}")
+    try:
+        from annoris.server import app
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the server's parts are not installed ({error.name})",
+            hint="pipx install 'annoris[server]'",
+        ) from None
+    app.serve(
+        known,
+        host or ("::" if given else known.server.host),
+        port if port >= 0 else int(given or known.server.port),
+        insecure=insecure,
+        scheduled=schedule,
+    )

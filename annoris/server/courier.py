@@ -1,0 +1,134 @@
+"""Group commit: one thread brings to master, with one push, all that came since the last.
+
+A document is in the outbox before it comes here, so that nothing is lost whatever happens to
+the server; whoever waits for it holds a future and no thread. What master did not take now is
+tried again by itself.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from annoris.model import Draft, Receipt
+from annoris.server.logs import logger, warn
+from annoris.server.pool import Pool
+
+_REMEMBERED = 10_000  # receipts; older ones are found on master
+_AGAIN_SECONDS = (15.0, 300.0)  # the first and the longest pause after a failure
+
+
+class Courier(threading.Thread):
+    """``watch`` is told of each delivery: the receipts and how many seconds they took."""
+
+    def __init__(self, pool: Pool, watch: Callable[[list[Receipt], float], None]) -> None:
+        super().__init__(name="courier", daemon=True)
+        self._pool = pool
+        self._watch = watch
+        self._turn = threading.Condition()
+        self._waiting: list[tuple[Draft, Future[Receipt]]] = []
+        self._carried = 0
+        self._receipts: OrderedDict[str, Receipt] = OrderedDict()
+        self._pause = 0.0  # before the outbox is tried again; 0: it is empty
+        self._stopping = False
+
+    def deliver(self, draft: Draft) -> Future[Receipt]:
+        """A receipt, once it is known what became of the draft; never cancel it."""
+        future: Future[Receipt] = Future()
+        with self._turn:
+            self._waiting.append((draft, future))
+            self._turn.notify()
+        return future
+
+    @property
+    def queue(self) -> int:
+        """How many documents wait for a push or are being pushed."""
+        return len(self._waiting) + self._carried
+
+    def receipt(self, key: str) -> Receipt | None:
+        """What became of a draft that was delivered by this process, not too long ago."""
+        with self._turn:
+            return self._receipts.get(key)
+
+    def stop(self, seconds: float) -> None:
+        """Deliver what waits and end; what takes longer stays in the outbox."""
+        with self._turn:
+            self._stopping = True
+            self._turn.notify()
+        self.join(seconds)
+
+    def run(self) -> None:
+        self._pause = _AGAIN_SECONDS[0] if self._left() else 0.0
+        if self._pause:
+            self._round([])
+        while True:
+            with self._turn:
+                if not (self._waiting or self._stopping):
+                    self._turn.wait(self._pause or None)
+                batch, self._waiting = self._waiting, []
+                self._carried = len(batch)
+                ending = self._stopping and not batch
+            if batch or self._pause:
+                self._round(batch)
+            self._carried = 0
+            if ending:
+                return
+
+    def _round(self, batch: list[tuple[Draft, Future[Receipt]]]) -> None:
+        """One delivery. What others left in the outbox goes along."""
+        started = time.monotonic()
+        try:
+            receipts = self._carry([draft for draft, _ in batch])
+        except Exception as error:  # noqa: BLE001 - whoever waits must hear of it, and the thread live
+            logger.exception("delivery failed")
+            self._slower()
+            for _, future in batch:
+                future.set_exception(error)
+            return
+        self._watch(list(receipts.values()), time.monotonic() - started)
+        for draft, future in batch:
+            future.set_result(receipts[draft.key])
+
+    def _carry(self, drafts: list[Draft]) -> dict[str, Receipt]:
+        with self._pool.lend() as archive:
+            known = {draft.key for draft in drafts}
+            if self._pause:
+                drafts = drafts + [one for one in archive.outbox.read()[0] if one.key not in known]
+            receipts = dict(
+                zip([draft.key for draft in drafts], archive.deliver(drafts), strict=True)
+            )
+            left = bool(archive.outbox.batches())
+        with self._turn:
+            for key, receipt in receipts.items():
+                self._receipts[key] = receipt
+            while len(self._receipts) > _REMEMBERED:
+                self._receipts.popitem(last=False)
+        if left and any(receipt.state in ("queued", "refused") for receipt in receipts.values()):
+            self._slower()
+        elif not left:
+            self._pause = 0.0
+        return receipts
+
+    def _slower(self) -> None:
+        first, longest = _AGAIN_SECONDS
+        self._pause = min(self._pause * 2, longest) if self._pause else first
+        warn("outbox waits", again_in=self._pause)
+
+    def _left(self) -> bool:
+        with self._pool.lend() as archive:
+            return bool(archive.outbox.batches())
+
+
+def fate(pool: Pool, courier: Courier, key: str) -> Receipt:
+    """What became of a draft, from memory, the outbox or, on any replica, master's history.
+
+    Raises NotFound for a key that nobody gave.
+    """
+    found = courier.receipt(key)
+    if found and found.state != "queued":
+        return found
+    with pool.lend() as archive:
+        return archive.fate(key)

@@ -1,0 +1,156 @@
+"""What the API answers, for OpenAPI; the values themselves are the core's."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from annoris import model
+
+ID = "019ab3f2-7c1e-7d20-9a51-4be03f2a9c1e"
+
+
+class Session(BaseModel):
+    """A session without its text. ``etag`` goes into If-Match."""
+
+    id: str = Field(examples=[ID])
+    short: str = Field(examples=["3f2a9c1e"])
+    path: str = Field(examples=["sessions/shop/2026/11/2026-11-24-webhooks-3f2a9c1e.md"])
+    oid: str = Field(description="Git blob id; empty while it waits for master.")
+    project: str = Field(examples=["shop"])
+    name: str
+    title: str = Field(examples=["Webhook retries"])
+    status: str
+    priority: str
+    created: str = Field(examples=["2026-11-24T09:00:00Z"])
+    saved: str = Field(examples=["2026-11-24T11:30:00Z"])
+    size: int
+    etag: str = Field(examples=["5f0c2ab19d3e4771"])
+    literal: str
+    body_md5: str
+    pending: str = Field(description="The receipt's key while it waits for master.")
+
+
+class LoadedSession(Session):
+    """A session with its text, and where it was answered from."""
+
+    text: str
+    tier: model.Tier
+    checked: str = Field(description="When master was last asked.")
+    stale: str = Field(description="Why it may not be the newest; empty when it is.")
+    revision: str = Field(description="The commit, when an older revision was asked for.")
+
+
+class SessionList(BaseModel):
+    sessions: list[Session]
+    next: str | None = Field(description="The cursor of the next page; null on the last one.")
+    stale: str
+
+
+class FoundSession(Session):
+    score: float
+    snippet: str = Field(description="Matches stand between \\x02 and \\x03.")
+
+
+class Found(BaseModel):
+    sessions: list[FoundSession]
+    stale: str
+
+
+class Problem(BaseModel):
+    """Something that a document's structure lacks; only a warning."""
+
+    rule: str
+    message: str
+    line: int
+    error: bool
+
+
+class Receipt(BaseModel):
+    """What became of a save or a removal."""
+
+    key: str = Field(description="Ask for it at /api/v1/receipts/KEY; empty: nothing was to do.")
+    state: model.State
+    id: str = Field(examples=[ID])
+    path: str
+    project: str
+    title: str
+    name: str
+    oid: str
+    commit: str
+    checksum: str
+    size: int
+    source: str
+    conflict_of: str
+    reason: str
+    problems: list[Problem]
+    op: model.Op
+    cached: str
+
+
+class Revision(BaseModel):
+    oid: str
+    commit: str
+    at: str
+    author: str
+    message: str
+    path: str
+
+
+class History(BaseModel):
+    id: str
+    revisions: list[Revision]
+
+
+class Diff(BaseModel):
+    id: str
+    diff: str = Field(description="Unified, as diff -u writes it.")
+
+
+class ListedProject(BaseModel):
+    name: str
+    id: str
+    status: str
+    priority: str
+    target_revenue: str
+    current_revenue: str
+    sessions: int
+    newest: str
+
+
+class Projects(BaseModel):
+    projects: list[ListedProject]
+
+
+class Report(BaseModel):
+    """What a sync did."""
+
+    pushed: int
+    queued: int
+    before: str
+    after: str
+    removed: int
+    sessions: int
+    milliseconds: int
+    hot: int | None
+
+
+class Tier(BaseModel):
+    tier: str
+    condition: str
+
+
+class Standing(BaseModel):
+    """Where one stands."""
+
+    master: str
+    branch: str
+    tip: str
+    checked: str
+    stale: str
+    sessions: int
+    projects: int
+    waiting: int
+    oldest_waiting: str
+    aside: int
+    caches: list[Tier]
+    version: str

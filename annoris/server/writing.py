@@ -1,0 +1,176 @@
+"""Writes: a document into the outbox, and what became of it as an answer.
+
+Taking one in needs a thread, waiting for master none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from dataclasses import asdict, replace
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+
+from annoris import document
+from annoris.archive import Accepted, Archive
+from annoris.errors import Conflict, NotFound, PolicyRefused, RemoteRefused
+from annoris.intake import SaveOptions, Source
+from annoris.model import Draft, Receipt, Session
+from annoris.server import body
+from annoris.server.body import Options, tag
+from annoris.server.courier import Courier
+from annoris.server.guard import Caller
+from annoris.server.pool import Pool
+from annoris.server.problems import Problem, plain
+
+# Edits from a named revision are taken in one by one, so that of two at once the second is told.
+_EDITS = tuple(threading.Lock() for _ in range(64))
+
+
+def take(pool: Pool, data: bytes, options: SaveOptions) -> Accepted:
+    """Keep a document in the outbox. Raises what ``Archive.accept`` does."""
+    with pool.lend() as archive:
+        return archive.accept([Source("document", data)], options)[0]
+
+
+def take_once(
+    pool: Pool, data: bytes, options: Options, caller: Caller, key: str
+) -> Accepted | Receipt:
+    """Take a document in under an id made from the caller's key, unless that was done before."""
+    id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"annoris:{caller.id}:{key}"))
+    with _EDITS[hash(id) % len(_EDITS)], pool.lend() as archive:
+        archive.look()
+        row = archive.catalog.get(id)
+        if row is None:
+            return archive.accept([Source("document", data)], options.options(id=id))[0]
+        if not _is_first(archive, row, data):
+            raise Problem(
+                "usage", "this Idempotency-Key was used for another document",
+                hint="make a new key for each document",
+            )  # fmt: skip
+        values = {key: getattr(row, key) for key in _COMMON}
+        state: Any = "queued" if row.pending else "unchanged"
+        return Receipt(state=state, source=row.pending, **values)
+
+
+_COMMON = ("id", "path", "project", "title", "name", "oid", "size")
+
+
+def _is_first(archive: Archive, row: Session, data: bytes) -> bool:
+    """Whether a session began as this document; it may have been edited since."""
+    wanted = document.body_md5(document.split(data)[1])
+    if row.body_md5 == wanted:
+        return True
+    if row.pending:
+        return False
+    first = archive.history(row.id)[1][-1]
+    return document.body_md5(document.split(archive.master.blob(first.oid))[1]) == wanted
+
+
+def revise(pool: Pool, id: str, data: bytes, options: Options, if_match: str | None) -> Accepted:
+    """Keep a revision in the outbox; by If-Match or its own etag it says what it was made from."""
+    with _EDITS[hash(id) % len(_EDITS)], pool.lend() as archive:
+        row = _matching(archive, id, if_match)
+        known = document.inspect(data)
+        if known.id and known.id != id:
+            raise Problem("usage", f"the document says that it is {known.id}", hint="mend its id")
+        base = row.etag if if_match else known.etag
+        if not base:
+            raise Problem(
+                "precondition-required", "it is not said which revision this was made from",
+                hint="send If-Match with the ETag that you loaded, or * to replace any",
+            )  # fmt: skip
+        return archive.accept([Source("document", data)], options.options(update=id, base=base))[0]
+
+
+def give_up(pool: Pool, id: str, if_match: str | None) -> Draft:
+    """Keep a removal in the outbox."""
+    with _EDITS[hash(id) % len(_EDITS)], pool.lend() as archive:
+        _matching(archive, id, if_match)
+        return archive.give_up(id)
+
+
+def _matching(archive: Archive, id: str, if_match: str | None) -> Session:
+    """The session, if it is at a revision that the caller knows. Raises NotFound, Problem (412)."""
+    archive.look()
+    row = archive.catalog.get(id)
+    if row is None:
+        raise NotFound(f"no session {id}", hint="list them: GET /api/v1/sessions")
+    wanted = body.revisions(if_match)
+    if if_match and "*" not in wanted and row.etag not in wanted:
+        raise Problem(
+            "precondition", "the session is at another revision by now; nothing was changed",
+            hint=f"load it, bring both texts together, and send If-Match: {tag(row.etag)}",
+            headers={"ETag": tag(row.etag)},
+        )  # fmt: skip
+    return row
+
+
+async def answer(
+    request: Request, item: Accepted | Receipt | Draft, prefer: str | None
+) -> Response:
+    """What became of a document, once it is on master or it is plain that this takes longer."""
+    problems = item.document.problems if isinstance(item, Accepted) else ()
+    found = item.item if isinstance(item, Accepted) else item
+    if isinstance(found, Receipt):
+        return _told(request, replace(found, problems=problems), found.source)
+    courier: Courier = request.app.state.courier
+    limits = request.app.state.settings.server
+    full = courier.queue >= limits.queue
+    future = asyncio.wrap_future(courier.deliver(found))
+    wait = 0.0 if full or "respond-async" in (prefer or "").lower() else limits.answer_seconds
+    try:
+        done = await asyncio.wait_for(asyncio.shield(future), wait) if wait else None
+    except TimeoutError:
+        done = None
+    if done is None:
+        future.add_done_callback(lambda late: late.exception())  # whoever asks hears of it
+        done = _on_its_way(found)
+    receipt = replace(done, problems=problems)
+    etag = document.etag(found.data) if receipt.state == "master" and found.data else ""
+    new = found.op == "save" and not found.base and receipt.state == "master"
+    return _told(request, receipt, found.key, etag, new=new)
+
+
+def _on_its_way(draft: Draft) -> Receipt:
+    words = ("id", "path", "project", "title", "name", "op")
+    values = {key: getattr(draft, key) for key in words}
+    return Receipt(state="queued", size=len(draft.data), reason="on its way to master", **values)
+
+
+def _told(
+    request: Request, receipt: Receipt, key: str, etag: str = "", *, new: bool = False
+) -> Response:
+    """A receipt as an answer. Raises what a conflict and a refusal are."""
+    if receipt.state == "conflict":
+        raise Conflict(
+            f"{receipt.reason}; both are kept, this text as {receipt.path}",
+            hint=f"compare them: GET /api/v1/sessions/{receipt.id}",
+            details={"copy": receipt.id, "conflict_of": receipt.conflict_of, "key": key},
+        )
+    if receipt.state == "refused":
+        raise _refusal(request.app.state.pool, receipt, key)
+    headers = {"ETag": tag(etag)} if etag else {}
+    status = 200
+    if receipt.state == "queued":
+        status, headers["Location"] = 202, f"/api/v1/receipts/{key}"
+    elif new:
+        status, headers["Location"] = 201, f"/api/v1/sessions/{receipt.id}"
+    return JSONResponse(written(receipt, key), status, headers)
+
+
+def _refusal(pool: Pool, receipt: Receipt, key: str) -> RemoteRefused:
+    with pool.lend() as archive:
+        aside = any(draft.key == key for draft, _ in archive.outbox.aside())
+    kind = PolicyRefused if aside else RemoteRefused
+    error = kind(receipt.reason, hint="it is kept on the server, not on master: annoris outbox")
+    error.details = {"key": key}
+    return error
+
+
+def written(receipt: Receipt, key: str) -> Any:
+    """A receipt in JSON."""
+    return plain({**asdict(receipt), "key": key})
