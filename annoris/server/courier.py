@@ -128,7 +128,7 @@ def fate(pool: Pool, courier: Courier, key: str) -> Receipt:
     Raises NotFound for a key that nobody gave.
     """
     found = courier.receipt(key)
-    if found and found.state != "queued":
+    if found and found.state not in ("queued", "refused"):  # which may have changed since
         return found
     with pool.lend() as archive:
         return archive.fate(key)
