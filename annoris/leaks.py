@@ -273,6 +273,7 @@ _HEADER = r"""(?i:authorization["'`*\\]{0,3}\s?[:=][\s"'`*\\]{0,4}"""
 _RULES = (
     _Rule("private-key", ("-----begin",), _PRIVATE_KEY, lambda _: True),
     _token("annoris-key", "annoris-key-", r"annoris-key-[\w-]{40,500}"),
+    _token("annoris-token", "annoris_", r"annoris_[\w-]{43}"),
     _token("age-key", "age-secret-key-1", r"AGE-SECRET-KEY-1[A-Z0-9]{58}"),
     _token("github-token", "ghp_ gho_ ghu_ ghs_ ghr_", r"gh[pousr]_[A-Za-z0-9]{36,255}"),
     _token("github-token", "github_pat_", r"github_pat_\w{22,255}"),

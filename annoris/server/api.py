@@ -170,7 +170,7 @@ def newest(
 
 
 @router.get(
-    "/sessions/{id}",
+    "/sessions/{id:uuid}",
     dependencies=[READ],
     tags=["sessions"],
     responses={**_CONTENT, **documented(404, 406, 409, 422)},
@@ -189,7 +189,7 @@ def session(
 
 
 @router.get(
-    "/sessions/{id}/history",
+    "/sessions/{id:uuid}/history",
     dependencies=[READ, NO_QUERY],
     tags=["sessions"],
     responses={200: {"model": schemas.History}, **documented(404, 422)},
@@ -203,7 +203,7 @@ def history(request: Request, id: Id) -> Response:
 
 
 @router.get(
-    "/sessions/{id}/diff",
+    "/sessions/{id:uuid}/diff",
     dependencies=[READ],
     tags=["sessions"],
     responses={200: {"model": schemas.Diff}, **documented(404, 409, 422)},
@@ -294,7 +294,7 @@ async def create(
 
 
 @router.put(
-    "/sessions/{id}",
+    "/sessions/{id:uuid}",
     dependencies=[WRITE],
     tags=["sessions"],
     openapi_extra=DOCUMENT_BODY,
@@ -318,7 +318,7 @@ async def update(
 
 
 @router.delete(
-    "/sessions/{id}",
+    "/sessions/{id:uuid}",
     dependencies=[WRITE, NO_QUERY],
     tags=["sessions"],
     responses={

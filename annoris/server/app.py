@@ -65,7 +65,9 @@ def create_app(
     app.state.courier = Courier(pool, counts.delivered)
     app.state.chores = Chores(pool, counts.ran, scheduled=scheduled)
     counts.follow(pool)
-    for router in (api.router, webhooks.router, metrics.router, health):
+    routers = (api.router, webhooks.router, metrics.router, health, docs.router)
+    app.state.routes = [*app.routes, *(route for router in routers for route in router.routes)]
+    for router in routers:
         app.include_router(router)
     docs.install(app)
     problems.install(app)

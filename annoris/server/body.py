@@ -54,7 +54,7 @@ class Options(BaseModel):
 class Document(Options):
     """A document in JSON, with how to save it."""
 
-    text: str = Field(examples=["# Where the work stands\n\n**Next:** deploy\n"])
+    text: str = Field(min_length=1, examples=["# Where the work stands\n\n**Next:** deploy\n"])
 
 
 DOCUMENT_BODY: dict[str, Any] = {
@@ -63,7 +63,7 @@ DOCUMENT_BODY: dict[str, Any] = {
         "description": "The document: raw, byte for byte, or in JSON.",
         "content": {
             MARKDOWN: {
-                "schema": {"type": "string"},
+                "schema": {"type": "string", "minLength": 1},
                 "example": "# Where the work stands\n\n**Next:** deploy\n",
             },
             JSON: {"schema": {"$ref": "#/components/schemas/Document"}},
@@ -97,10 +97,12 @@ async def document(request: Request, query: Options) -> tuple[bytes, Options]:
             "media-type", f"a document can't be read from {kind}", hint=f"send {MARKDOWN} or {JSON}"
         )
     data = await read(request)
+    if not data:
+        raise Problem("document", "the document is empty", hint="write the session's text into it")
     options = query
     if kind == JSON:
         try:
-            given = Document.model_validate_json(data)
+            given = Document.model_validate_json(data, strict=True)
         except ValidationError as error:
             raise unfit(error.errors(include_url=False, include_input=False)) from None
         said = given.model_dump(exclude_unset=True, exclude={"text"})

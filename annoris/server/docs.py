@@ -34,5 +34,4 @@ def docs() -> Response:
 
 
 def install(app: FastAPI) -> None:
-    app.include_router(router)
     app.mount("/static", StaticFiles(directory=_FOLDER), name="static")

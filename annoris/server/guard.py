@@ -19,6 +19,7 @@ from annoris.server.problems import Problem
 from annoris.server.tokens import Scope, Token
 
 _bearer = HTTPBearer(auto_error=False, description="Made by `annoris token new --scope …`.")
+_FORWARDED = {"forwarded", "x-forwarded-for", "x-real-ip", "via"}  # by a proxy, for anybody
 _SOON_SECONDS = 2.0  # a token that nobody knows is looked for on master no oftener
 
 
@@ -31,7 +32,7 @@ class Caller:
 
 
 class Guard:
-    """``open_``: whoever asks is let in for as long as there is no token at all.
+    """``open_``: whoever asks is let in until there is a token, and never again after that.
 
     ``loopback``: only this machine can connect, and then requests must be meant for it: a page
     that a browser here shows can reach this port too, under its own name (DNS rebinding) or
@@ -56,13 +57,14 @@ class Guard:
         if archive.master.tip() != self._tip:
             self._tokens = tokens.known(archive)
             self._tip = archive.master.tip()
+        self._open = self._open and not self._tokens
         self._looked = time.monotonic()
         return self._tokens
 
     def admit(self, request: Request, text: str, scope: Scope) -> Caller:
         """Who the caller is. Raises Problem: 401, 403 or 429."""
         known = self._known(self._settings.token_seconds)
-        if self._open and not known:
+        if self._open:
             if self._loopback:
                 _from_here(request)
             return Caller("anyone")
@@ -116,6 +118,7 @@ def _from_here(request: Request) -> None:
         not is_loopback(re.sub(r":\d+$", "", host).strip("[]"))
         or (origin is not None and origin.partition("://")[2] != host)
         or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+        or _FORWARDED & set(request.headers)
     ):
         raise Problem(
             "origin", "without tokens, this server answers requests from this machine only",

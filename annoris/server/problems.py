@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from annoris.errors import AnnorisError
 
@@ -105,15 +106,24 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not-found", 405: "method"}.get(error.status_code, "body")
-        headers = dict(error.headers or {})
-        return response(
-            Problem(code, f"{error.detail}: {request.url.path}", headers=headers), request
-        )
+        headers = {"Allow": _methods(request)} if code == "method" else {}
+        told = f"{error.detail}: {request.url.path}"
+        return response(Problem(code, told, headers=headers), request)
 
     @app.exception_handler(Exception)
     def bug(request: Request, error: Exception) -> JSONResponse:
         told = f"this is a bug ({type(error).__name__}); the server's log has it by request_id"
         return response(Problem("bug", told), request)
+
+
+def _methods(request: Request) -> str:
+    """What a path can do: Starlette's own answer is that of its first route."""
+    found: set[str] = set()
+    scope = {key: request.scope[key] for key in ("type", "path", "method")}
+    for route in request.app.state.routes:
+        if route.matches({**scope, "root_path": ""})[0] is not Match.NONE:
+            found |= route.methods or set()
+    return ", ".join(sorted(found))
 
 
 def unfit(errors: Any) -> AnnorisError:
