@@ -517,7 +517,7 @@ def test_the_api_keeps_what_openapi_says(
     here = machine("server", remote)
     token = here.run("token", "new", "--scope", "admin").text.strip()
     (tmp_path / "schemathesis.toml").write_text(_CONFIG)
-    phases, most = ("examples,coverage,fuzzing,stateful", "100") if FULL else ("fuzzing", "4")
+    phases, most = ("examples,coverage,fuzzing,stateful", "100") if FULL else ("fuzzing", "2")
     with Service(here, token=token, ANNORIS_SERVER_RATE="1000000") as service:
         save(service.client, "# One\n\ntext\n", project="p", name="n")
         ran = subprocess.run(
