@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from starlette.requests import ClientDisconnect
 
 from annoris.intake import SaveOptions
 from annoris.server.problems import Problem, unfit
@@ -81,11 +82,14 @@ async def read(request: Request) -> bytes:
     if not declared.isdecimal() or int(declared) > limit:
         raise _too_large(limit)
     pieces, size = [], 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > limit:
-            raise _too_large(limit)
-        pieces.append(piece)
+    try:
+        async for piece in request.stream():
+            size += len(piece)
+            if size > limit:
+                raise _too_large(limit)
+            pieces.append(piece)
+    except ClientDisconnect:
+        raise Problem("body", "the body ended too soon") from None
     return b"".join(pieces)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 
 from annoris import document
 from annoris.archive import Accepted, Archive
@@ -116,7 +117,7 @@ async def answer(
     problems = item.document.problems if isinstance(item, Accepted) else ()
     found = item.item if isinstance(item, Accepted) else item
     if isinstance(found, Receipt):
-        return _told(request, replace(found, problems=problems), found.source)
+        return _told(replace(found, problems=problems), found.source)
     courier: Courier = request.app.state.courier
     limits = request.app.state.settings.server
     full = courier.queue >= limits.queue
@@ -129,10 +130,12 @@ async def answer(
     if done is None:
         future.add_done_callback(lambda late: late.exception())  # whoever asks hears of it
         done = _on_its_way(found)
+    if done.state == "refused":
+        raise await run_in_threadpool(_refusal, request.app.state.pool, done, found.key)
     receipt = replace(done, problems=problems)
     etag = document.etag(found.data) if receipt.state == "master" and found.data else ""
     new = found.op == "save" and not found.base and receipt.state == "master"
-    return _told(request, receipt, found.key, etag, new=new)
+    return _told(receipt, found.key, etag, new=new)
 
 
 def _on_its_way(draft: Draft) -> Receipt:
@@ -141,18 +144,14 @@ def _on_its_way(draft: Draft) -> Receipt:
     return Receipt(state="queued", size=len(draft.data), reason="on its way to master", **values)
 
 
-def _told(
-    request: Request, receipt: Receipt, key: str, etag: str = "", *, new: bool = False
-) -> Response:
-    """A receipt as an answer. Raises what a conflict and a refusal are."""
+def _told(receipt: Receipt, key: str, etag: str = "", *, new: bool = False) -> Response:
+    """A receipt as an answer. Raises Conflict for one."""
     if receipt.state == "conflict":
         raise Conflict(
             f"{receipt.reason}; both are kept, this text as {receipt.path}",
             hint=f"compare them: GET /api/v1/sessions/{receipt.id}",
             details={"copy": receipt.id, "conflict_of": receipt.conflict_of, "key": key},
         )
-    if receipt.state == "refused":
-        raise _refusal(request.app.state.pool, receipt, key)
     headers = {"ETag": tag(etag)} if etag else {}
     status = 200
     if receipt.state == "queued":
