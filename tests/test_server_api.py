@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.support.githttp import bare
+from tests.support.githttp import GitServer, bare
 from tests.support.machine import Machine
 from tests.support.service import Service, on_master, save
 from tests.support.tiers import Tiers
@@ -248,6 +248,41 @@ def test_a_create_while_master_is_away_is_202_and_its_receipt_becomes_true(
         done = service.client.get(f"/api/v1/receipts/{key}").json()
         assert done["state"] == "master", done
         assert done["path"] in on_master(tiers.remote)
+
+
+def test_what_master_refuses_is_no_success(
+    machine: Callable[..., Machine], server: GitServer
+) -> None:
+    """A refused text is 422 and set aside; under a protected branch all is 409 and kept."""
+    with Service(machine("server", server.url)) as service:
+        save(service.client, "# First\n\ntext\n")
+        server.refuse_content(b"NOT-FOR-GITHUB")
+        refused = save(service.client, "# Two\n\nNOT-FOR-GITHUB\n")
+        assert (refused.status_code, refused.json()["code"]) == (422, "refused-policy")
+        assert "secret" in refused.json()["detail"]
+        server.allow_all()
+        server.protect()
+        kept = save(service.client, "# Three\n\ntext\n")
+        assert (kept.status_code, kept.json()["code"]) == (409, "refused")
+        server.allow_all()
+        assert service.client.post("/api/v1/sync").status_code == 200
+        key = kept.json()["key"]
+        assert service.client.get(f"/api/v1/receipts/{key}").json()["state"] == "master"
+        key = refused.json()["key"]
+        assert service.client.get(f"/api/v1/receipts/{key}").json()["state"] == "refused"
+        assert len(server.files()) == 2 + 2  # what Annoris founds a repository with
+
+
+def test_a_create_that_takes_too_long_is_202_and_not_lost(
+    machine: Callable[..., Machine], remote: Path
+) -> None:
+    """Nobody waits longer than answer_seconds."""
+    patience = {"ANNORIS_SERVER_ANSWER_SECONDS": "0.0001"}
+    with Service(machine("server", remote), **patience) as service:
+        slow = save(service.client, "# Slow\n\ntext\n")
+        assert (slow.status_code, slow.json()["state"]) == (202, "queued")
+        assert service.stop() == 0
+        assert slow.json()["path"] in on_master(remote)
 
 
 def test_respond_async_is_202_at_once_and_the_receipt_outlives_the_server(

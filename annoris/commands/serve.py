@@ -15,7 +15,7 @@ def serve(
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Where to listen; :: is every address.")
     ] = "",
-    port: Annotated[int, typer.Option(metavar="N", help="0 takes a free one.")] = -1,
+    port: Annotated[int | None, typer.Option(metavar="N", help="0 takes a free one.")] = None,
     schedule: Annotated[
         bool, typer.Option("--schedule", help="Sync every 15 minutes too.")
     ] = False,
@@ -46,7 +46,7 @@ def serve(
     app.serve(
         known,
         host or ("::" if given else known.server.host),
-        port if port >= 0 else int(given or known.server.port),
+        int(given or known.server.port) if port is None else port,
         insecure=insecure,
         scheduled=schedule,
     )

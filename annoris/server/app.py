@@ -164,12 +164,9 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OverflowError:
         raise UsageError(f"{port} is not a port", hint="one of 1 to 65535") from None
-    except socket.gaierror as error:
-        raise UsageError(
-            f"{host}: {error.strerror}", hint="name an address of this machine"
-        ) from None
     except OSError as error:
-        raise StorageError(
-            f"can't listen on {host}, port {port}: {error.strerror}",
-            hint="take another one with --port",
-        ) from error
+        why = (error.strerror or str(error)).partition(" (")[0]
+        told = f"can't listen on {host}, port {port}: {why}"
+        if (error.errno or 0) < 0:  # a resolver's number
+            raise UsageError(told, hint="name an address of this machine with --host") from None
+        raise StorageError(told, hint="take another one with --port") from error
