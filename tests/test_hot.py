@@ -738,3 +738,16 @@ def test_nothing_is_left_behind_by_cut_calls(far: Hot, proxy: Proxy) -> None:
     while any("Timer" in t.name or "run" in t.name for t in threading.enumerate()):
         assert not deadline.over
         time.sleep(0.02)
+
+
+def test_an_exclusive_lock_is_waited_for_and_gone_with_its_holder(hot_url: str) -> None:
+    """Of two machines the second waits, at most its limit; another thing is not locked."""
+    one, two = Hot(hot_url, seconds=20), Hot(hot_url, seconds=0.5)
+    with one.exclusive("sync"):
+        with pytest.raises(TierDown), two.exclusive("sync"):
+            pass
+        two.close()
+        with Hot(hot_url, seconds=20).exclusive("dump"):
+            pass
+    with Hot(hot_url, seconds=20).exclusive("sync"):
+        pass

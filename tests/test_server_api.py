@@ -479,6 +479,11 @@ def test_each_state_of_the_caches_is_answered_from_another_tier(
         assert 'annoris_breaker_open{tier="hot"} 1.0' in service.client.get("/metrics").text
         emergency = save(service.client, "# Two\n\ntext\n").json()
         assert emergency["cached"] == "emergency"
+        tiers.emergency.mode = "blackhole"  # which cuts the connection that the server had
+        assert save(service.client, "# Three\n\ntext\n").json()["cached"] == ""
+        tiers.set(hot=False)
+        (machine.data / "breaker.json").unlink()
+        assert save(service.client, "# Four\n\ntext\n").json()["cached"] == "emergency"
         tiers.set()
         (machine.data / "breaker.json").unlink()
         assert _markdown(service.client, id).headers["annoris-tier"] == "hot"

@@ -164,6 +164,17 @@ def test_without_tokens_only_loopback_is_served(
     assert "annoris token new" in ran.err
 
 
+def test_without_knowing_the_tokens_nobody_is_served(
+    machine: Callable[..., Machine], remote: Path
+) -> None:
+    """Master is away and was never seen here: there may be tokens, so even loopback stays shut."""
+    here = machine("server", remote)
+    remote.rename(remote.with_name("away.git"))
+    ran = here.run("serve", "--port", "0")
+    assert ran.code == 5
+    assert "tokens lie on master" in ran.err
+
+
 def test_a_hosting_platform_gets_its_port_on_every_address(
     machine: Callable[..., Machine], remote: Path
 ) -> None:

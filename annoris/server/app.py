@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.gzip import GZipMiddleware
 
 from annoris import __version__
-from annoris.errors import ConfigError, StorageError, UsageError
+from annoris.errors import ConfigError, StorageError, Unavailable, UsageError
 from annoris.server import api, docs, logs, metrics, problems, webhooks
 from annoris.server.body import Document
 from annoris.server.chores import Chores
@@ -43,18 +43,11 @@ def create_app(
 
     ``loopback``: only this machine can connect. ``insecure``: let anybody in while there are no
     tokens. ``scheduled``: sync by the clock. Raises ConfigError where nobody could be let in
-    safely.
+    safely, Unavailable where it can't be known who may come in.
     """
     counts = Metrics()
     pool = Pool(settings, counts.asked)
-    with pool.lend() as archive:
-        guard = Guard(pool, open_=loopback or insecure, loopback=loopback)
-        if not (guard.prime(archive) or loopback or insecure):
-            raise ConfigError(
-                "there is no token, so that anybody who reaches this address could read everything",
-                hint="make one: annoris token new --scope admin; or serve on 127.0.0.1, or "
-                "--insecure behind something that asks who comes",
-            )
+    guard = _guard(pool, loopback=loopback, insecure=insecure)
     app = FastAPI(
         title="Annoris", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None,
         lifespan=_living, redirect_slashes=False,
@@ -75,6 +68,24 @@ def create_app(
     app.add_middleware(Tracing, metrics=counts)
     _complete(app)
     return app
+
+
+def _guard(pool: Pool, *, loopback: bool, insecure: bool) -> Guard:
+    guard = Guard(pool, open_=loopback or insecure, loopback=loopback)
+    with pool.lend() as archive:
+        stale = archive.look()
+        if stale and not archive.master.tip():
+            raise Unavailable(
+                f"the tokens lie on master, and nothing of it is here yet: {stale}",
+                hint="start again when master answers",
+            )
+        if not (guard.prime(archive) or loopback or insecure):
+            raise ConfigError(
+                "there is no token, so that anybody who reaches this address could read everything",
+                hint="make one: annoris token new --scope admin; or serve on 127.0.0.1, or "
+                "--insecure behind something that asks who comes",
+            )
+    return guard
 
 
 @asynccontextmanager
