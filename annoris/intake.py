@@ -156,7 +156,9 @@ class Intake:
         project, name = self._catalog.canonical(stated), options.name or meta.name
         row = self._target(parsed, options, project, name)
         if row and options.update:  # a bare text stays what it is a revision of
-            project, name = options.project or meta.project or row.project, name or row.name
+            name = name or row.name
+            if not (options.project or meta.project):
+                stated = project = row.project
         if row is None and not (meta.id or options.id):
             body_md5 = document.body_md5(parsed.body)
             twin = None if options.name else self._catalog.twin(project, body_md5)

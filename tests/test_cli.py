@@ -33,6 +33,8 @@ COMMANDS = (
     "sync", "outbox", "projects", "dump", "restore",
     "status", "doctor", "alerts", "key", "schedule", "init",
     "install", "uninstall", "mcp", "hook",
+    "sync", "outbox", "projects", "status", "doctor", "key", "schedule", "init",
+    "serve", "token", "webhook",
 )  # fmt: skip
 GOOD = b"# Good\n\n**Status:** open\n\ntext\n"
 RUSSIAN = "# Отчёт о складе\n\n**Статус:** в работе\n\nтекст\n".encode()
@@ -398,6 +400,9 @@ def test_json_of_every_command_is_one_object_with_its_version(machine: Machines)
         ("restore", "latest"): "error",
         ("install", "cursor"): "files",
         ("uninstall", "cursor"): "files",
+        ("serve", "--port", "99999"): "error",
+        ("token",): "tokens",
+        ("webhook", "setup", "https://sessions.example.com"): "webhook",
     }
     theirs = {"mcp", "hook"}  # speak as their clients want it
     assert {arguments[0] for arguments in keys} == set(COMMANDS) - theirs

@@ -35,6 +35,7 @@ JWT = ".".join([b64('{"alg":"HS256","typ":"JWT"}'), b64('{"sub":"u-71","admin":t
 # rule, text, the part of it that is secret
 HITS = [
     ("annoris-key", "annoris-key-" + MIXED + "Zz-9", None),
+    ("annoris-token", "annoris_" + (MIXED + "Zz-9" * 11)[:43], None),
     ("age-key", "AGE-SECRET-" + "KEY-1" + "Q2W3" * 14 + "E4", None),
     ("github-token", "ghp_" + MIXED, None),
     ("github-token", "gho_" + MIXED, None),

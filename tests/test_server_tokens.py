@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -183,10 +184,11 @@ def test_a_hosting_platform_gets_its_port_on_every_address(
     token = _new(here, "write")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = here.start("serve", env={"PORT": str(port)})
+    process = here.start("serve", "--json", "--quiet", env={"PORT": str(port)})
     try:
-        assert process.stderr
-        assert f":{port}".encode() in process.stderr.readline()
+        assert process.stdout
+        said = json.loads(process.stdout.readline())
+        assert (said["schema_version"], said["serving"]) == (1, f"http://[::]:{port}")
         told = {"Authorization": f"Bearer {token}", "Host": "sessions.example.com"}
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=told) as client:
             assert save(client, "# One\n\ntext\n").status_code == 201
@@ -194,7 +196,7 @@ def test_a_hosting_platform_gets_its_port_on_every_address(
         assert process.wait(60) == 0
     finally:
         process.kill()
-        process.communicate()
+        assert process.communicate()[1] == b""
     assert here.run("serve", env={"PORT": "http"}).code == 2
     with socket.create_server(("127.0.0.1", 0)) as taken:
         busy = here.run("serve", "--port", str(taken.getsockname()[1]))

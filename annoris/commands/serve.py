@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
 
-from annoris.commands import settings
+from annoris.commands import Json, Quiet, settings, speak
 from annoris.errors import ConfigError
 
 
@@ -22,17 +23,26 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Let anybody in while there is no token.")
     ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Answer HTTP requests. REST API with its manual at /docs, webhooks, metrics.
 
     Listens on 127.0.0.1:8080, or with PORT set on every address and that port. Logs are JSON
-    lines on stderr. SIGTERM ends it once the requests under way are answered.
+    lines on stderr, with --quiet only warnings; --json prints the address once it is open.
+    SIGTERM ends it once the requests under way are answered.
 
     \b
     annoris serve
     annoris token new --scope write && annoris serve --host :: --schedule
     """
-    known = settings()
+    known, output = settings(), speak(json, quiet)
+
+    def tell(where: str) -> None:
+        if json:
+            output.emit(serving=where)
+            sys.stdout.flush()
+
     given = os.environ.get("PORT", "")
     if given and not given.isdecimal():
         raise ConfigError(f"PORT: must be a number, not {given!r}")
@@ -49,4 +59,6 @@ def serve(
         int(given or known.server.port) if port is None else port,
         insecure=insecure,
         scheduled=schedule,
+        quiet=quiet,
+        tell=tell,
     )

@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 
 from annoris import __version__, document, upkeep
 from annoris.archive import excerpt
-from annoris.model import Loaded, Session
+from annoris.model import Loaded, Project, Session
 from annoris.server import body, schemas, writing
 from annoris.server.body import DOCUMENT_BODY, JSON, MARKDOWN, Options, Word, tag
 from annoris.server.courier import Courier, fate
@@ -37,6 +37,7 @@ Rev = Annotated[str, Field(pattern="^([0-9a-f]{4,64})?$", description="Blob or c
 IfMatch = Annotated[str | None, Header(description='The ETag that the edit was made from, or "*".')]
 IfNoneMatch = Annotated[str | None, Header(description="ETags that the caller has.")]
 Key = Annotated[str, Path(pattern=r"^\d{12}-[0-9a-f]{16}\.\d{1,4}$")]
+ProjectName = Annotated[Word, Path(min_length=1, examples=["shop"])]
 Prefer = Annotated[str | None, Header(description="respond-async: answer 202 at once.")]
 IdempotencyKey = Annotated[
     str | None,
@@ -240,6 +241,37 @@ def projects(request: Request) -> Response:
     with _pool(request).lend() as archive:
         found = archive.projects()
     return JSONResponse(plain({"projects": [asdict(project) for project in found]}))
+
+
+@router.get(
+    "/projects/{name}",
+    dependencies=[READ, NO_QUERY],
+    tags=["projects"],
+    responses={200: {"model": schemas.Project}, **documented(404, 422)},
+)
+def project(request: Request, name: ProjectName) -> Response:
+    """A project, by its name or a former one."""
+    with _pool(request).lend() as archive:
+        return JSONResponse(plain(asdict(archive.project(name))))
+
+
+@router.patch(
+    "/projects/{name}",
+    dependencies=[WRITE, NO_QUERY],
+    tags=["projects"],
+    openapi_extra=body.CHANGES_BODY,
+    responses={200: {"model": schemas.Project}, **documented(400, 404, 409, 413, 415, 422, 507)},
+)
+async def set_project(request: Request, name: ProjectName) -> Response:
+    """Change a project, or make it; on master when this is answered."""
+    changes = await body.changes(request)
+
+    def change() -> Project:
+        with _pool(request).lend() as archive:
+            archive.set_project(name, changes)
+            return archive.project(changes.get("name") or name)
+
+    return JSONResponse(plain(asdict(await run_in_threadpool(change))))
 
 
 @router.get(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from annoris import __version__
 from annoris.errors import ConfigError, StorageError, Unavailable, UsageError
 from annoris.server import api, docs, logs, metrics, problems, webhooks
-from annoris.server.body import Document
+from annoris.server.body import Document, ProjectChanges
 from annoris.server.chores import Chores
 from annoris.server.courier import Courier
 from annoris.server.guard import Guard, is_loopback
@@ -114,7 +114,7 @@ def _complete(app: FastAPI) -> None:
     def complete() -> dict[str, Any]:
         schema = plain()
         known = schema["components"]["schemas"]
-        for model in (problems.ProblemDetails, Document):
+        for model in (problems.ProblemDetails, Document, ProjectChanges):
             known.setdefault(model.__name__, model.model_json_schema())
         return schema
 
@@ -140,13 +140,21 @@ def readyz(request: Request) -> JSONResponse:
 
 
 def serve(
-    settings: Settings, host: str, port: int, *, insecure: bool = False, scheduled: bool = False
+    settings: Settings,
+    host: str,
+    port: int,
+    *,
+    insecure: bool,
+    scheduled: bool,
+    quiet: bool,
+    tell: Callable[[str], None],
 ) -> None:
     """Answer until SIGTERM or Ctrl-C; requests under way end first, within ``stop_seconds``.
 
-    ``host`` "::" is every address. Port 0 takes a free one; the first line of the log tells it.
+    ``host`` "::" is every address, port 0 a free one; ``tell`` gets the URL. ``quiet``: only
+    warnings are logged.
     """
-    logs.install(settings)
+    logs.install(settings, quiet=quiet)
     app = create_app(settings, loopback=is_loopback(host), insecure=insecure, scheduled=scheduled)
     with _listening(host, port) as listener:
         config = uvicorn.Config(
@@ -155,9 +163,8 @@ def serve(
             h11_max_incomplete_event_size=64 * 1024,
         )  # fmt: skip
         where = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        logs.say(
-            "serving", at=where, version=__version__, scheduled=scheduled, docs=f"{where}/docs"
-        )
+        tell(where)
+        logs.say("serving", at=where, docs=f"{where}/docs", version=__version__)
         if insecure:
             logs.warn("anybody may do everything while there is no token")
         # uvicorn ends on the signal and then raises it anew; being asked to stop is no failure.
@@ -167,14 +174,14 @@ def serve(
 
 
 def _listening(host: str, port: int) -> socket.socket:
+    if not 0 <= port < 65536:
+        raise UsageError(f"{port} is not a port", hint="one of 1 to 65535")
     try:
         if host == "::" and socket.has_dualstack_ipv6():
             return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
         host = "0.0.0.0" if host == "::" else host  # noqa: S104 - every address was asked for
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
-    except OverflowError:
-        raise UsageError(f"{port} is not a port", hint="one of 1 to 65535") from None
     except OSError as error:
         why = (error.strerror or str(error)).partition(" (")[0]
         told = f"can't listen on {host}, port {port}: {why}"

@@ -58,6 +58,18 @@ class Document(Options):
     text: str = Field(min_length=1, examples=["# Where the work stands\n\n**Next:** deploy\n"])
 
 
+class ProjectChanges(BaseModel):
+    """What to change of a project; an empty value takes one away, ``name`` renames it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Word | None = None
+    status: Word | None = None
+    priority: Word | None = None
+    target_revenue: Word | None = Field(None, examples=["12000.00"])
+    current_revenue: Word | None = None
+
+
 DOCUMENT_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -69,6 +81,14 @@ DOCUMENT_BODY: dict[str, Any] = {
             },
             JSON: {"schema": {"$ref": "#/components/schemas/Document"}},
         },
+    }
+}
+
+
+CHANGES_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {JSON: {"schema": {"$ref": "#/components/schemas/ProjectChanges"}}},
     }
 }
 
@@ -91,6 +111,17 @@ async def read(request: Request) -> bytes:
     except ClientDisconnect:
         raise Problem("body", "the body ended too soon") from None
     return b"".join(pieces)
+
+
+async def changes(request: Request) -> dict[str, str]:
+    """The changes of a project that a request carries in JSON."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
+        raise Problem("media-type", "changes are read from JSON", hint=f"send {JSON}")
+    try:
+        given = ProjectChanges.model_validate_json(await read(request), strict=True)
+    except ValidationError as error:
+        raise unfit(error.errors(include_url=False, include_input=False)) from None
+    return given.model_dump(exclude_none=True)
 
 
 async def document(request: Request, query: Options) -> tuple[bytes, Options]:

@@ -40,14 +40,14 @@ class _Lines(logging.Formatter):
         return _TOKENS.sub("***", text)
 
 
-def install(settings: Settings) -> None:
+def install(settings: Settings, *, quiet: bool) -> None:
     """Make every line of this process, uvicorn's included, one of ours."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines(_secrets(settings)))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
 

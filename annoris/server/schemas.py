@@ -106,19 +106,24 @@ class Diff(BaseModel):
     diff: str = Field(description="Unified, as diff -u writes it.")
 
 
-class ListedProject(BaseModel):
-    name: str
+class Project(BaseModel):
+    """Revenues are exact decimals, kept as text. Without an id it has no file on master."""
+
+    name: str = Field(examples=["shop"])
     id: str
     status: str
     priority: str
-    target_revenue: str
+    target_revenue: str = Field(examples=["12000.00"])
     current_revenue: str
     sessions: int
     newest: str
+    created: str
+    path: str
+    was: list[str] = Field(description="Former names, which select it too.")
 
 
 class Projects(BaseModel):
-    projects: list[ListedProject]
+    projects: list[Project]
 
 
 class Report(BaseModel):

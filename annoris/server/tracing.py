@@ -76,4 +76,8 @@ def _completed(headers: Any) -> list[tuple[bytes, bytes]]:
 
 
 def _method(method: str) -> str:
-    return method if method in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS") else "other"
+    return (
+        method
+        if method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+        else "other"
+    )
