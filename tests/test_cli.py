@@ -34,6 +34,8 @@ COMMANDS = (
     "status", "doctor", "alerts", "key", "schedule", "init",
     "install", "uninstall", "mcp", "hook",
     "sync", "outbox", "projects", "status", "doctor", "key", "schedule", "init",
+    "sync", "outbox", "projects", "status", "doctor", "alerts", "key",
+    "schedule", "init",
     "serve", "token", "webhook",
 )  # fmt: skip
 GOOD = b"# Good\n\n**Status:** open\n\ntext\n"
@@ -391,6 +393,7 @@ def test_json_of_every_command_is_one_object_with_its_version(machine: Machines)
         ("projects",): "projects",
         ("status",): "status",
         ("doctor",): "findings",
+        ("alerts",): "targets",
         ("init", "--remote", str(remote)): "init",
         ("delete", "no"): "error",
         ("key", "new"): "key",

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from annoris import upkeep
+from annoris import events, upkeep
+from annoris.alerts import tell
 from annoris.archive import Archive
 from annoris.errors import AnnorisError
+from annoris.model import Alert
 from annoris.server.logs import logger, say, warn
 from annoris.server.pool import Pool
 
@@ -22,19 +25,17 @@ _AGAIN_SECONDS = (5.0, 300.0)  # the first and the longest pause after a failure
 
 @dataclass(frozen=True, slots=True)
 class Chore:
-    """``every``: seconds between runs of the schedule. ``run`` answers facts for the log."""
+    """``every``: seconds between runs of the schedule. ``events``: what people must hear of what
+    ``run`` answered or raised.
+    """
 
     kind: str
     every: float
-    run: Callable[[Archive], dict[str, object]]
+    run: Callable[[Archive], Any]
+    events: Callable[[Any], Iterable[Alert]]
 
 
-def _sync(archive: Archive) -> dict[str, object]:
-    report = asdict(upkeep.sync(archive))
-    return {key: report[key] for key in ("before", "after", "pushed", "queued", "sessions", "hot")}
-
-
-SCHEDULE = (Chore("sync", 900.0, _sync),)
+SCHEDULE = (Chore("sync", 900.0, upkeep.sync, events.of_sync),)
 
 
 class Chores(threading.Thread):
@@ -87,7 +88,7 @@ class Chores(threading.Thread):
         started = time.monotonic()
         try:
             with self._pool.lend() as archive, archive.caches.alone(chore.kind):
-                facts = chore.run(archive)
+                answer = _told(archive, chore)
         except AnnorisError as error:
             warn(f"{chore.kind} failed", why=error.message, code=error.code)
             ended = False
@@ -95,7 +96,7 @@ class Chores(threading.Thread):
             logger.exception("%s failed", chore.kind)
             ended = False
         else:
-            say(f"{chore.kind} done", **facts)
+            say(f"{chore.kind} done", **_facts(answer))
             ended = True
         self._watch(chore.kind, ended, time.monotonic() - started)
         self._plan(chore, ended)
@@ -110,3 +111,22 @@ class Chores(threading.Thread):
             after = min(first * 2.0 ** min(self._failures[kind] - 1, 20), longest)
         with self._turn:
             self._due[kind] = min(self._due[kind], time.monotonic() + after)
+
+
+def _told(archive: Archive, chore: Chore) -> Any:
+    """Run it and tell people what they must hear."""
+    outcome: Any = None
+    try:
+        outcome = chore.run(archive)
+    except Exception as error:
+        outcome = error
+        raise
+    finally:
+        for complaint in tell(archive, chore.events(outcome)):
+            warn("alert not told", why=complaint)
+    return outcome
+
+
+def _facts(answer: Any) -> dict[str, object]:
+    """What a report says in numbers and words."""
+    return {key: value for key, value in asdict(answer).items() if not isinstance(value, tuple)}

@@ -63,7 +63,7 @@ def say(event: str, **facts: object) -> None:
 
 def _secrets(settings: Settings) -> list[str]:
     found = [settings.master.token, settings.key, settings.server.webhook_secret]
-    for url in (settings.hot.url, settings.emergency.url):
+    for url in (settings.hot.url, settings.emergency.url, *settings.alerts.urls):
         try:
             password = urlsplit(url).password or ""
         except ValueError:
