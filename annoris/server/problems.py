@@ -33,6 +33,8 @@ _RETRY_SECONDS = "5"  # for what may be over in a moment
 class Problem(AnnorisError):
     """An error that only HTTP has; ``code`` is one of ``STATUS``."""
 
+    code = "usage"
+
     def __init__(
         self, code: str, message: str, *, hint: str = "", headers: dict[str, str] | None = None
     ) -> None:
