@@ -32,11 +32,7 @@ COMMANDS = (
     "save", "load", "list", "search", "history", "diff", "delete",
     "sync", "outbox", "projects", "dump", "restore",
     "status", "doctor", "alerts", "key", "schedule", "init",
-    "install", "uninstall", "mcp", "hook",
-    "sync", "outbox", "projects", "status", "doctor", "key", "schedule", "init",
-    "sync", "outbox", "projects", "status", "doctor", "alerts", "key",
-    "schedule", "init",
-    "serve", "token", "webhook",
+    "install", "uninstall", "mcp", "hook", "serve", "token", "webhook",
 )  # fmt: skip
 GOOD = b"# Good\n\n**Status:** open\n\ntext\n"
 RUSSIAN = "# Отчёт о складе\n\n**Статус:** в работе\n\nтекст\n".encode()
@@ -393,7 +389,6 @@ def test_json_of_every_command_is_one_object_with_its_version(machine: Machines)
         ("projects",): "projects",
         ("status",): "status",
         ("doctor",): "findings",
-        ("alerts",): "targets",
         ("init", "--remote", str(remote)): "init",
         ("delete", "no"): "error",
         ("key", "new"): "key",
