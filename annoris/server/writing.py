@@ -68,7 +68,8 @@ def _is_first(archive: Archive, row: Session, data: bytes) -> bool:
     if row.pending:
         return False
     first = archive.history(row.id)[1][-1]
-    return document.body_md5(document.split(archive.master.blob(first.oid))[1]) == wanted
+    text = archive.master.blob(first.oid, first.path)
+    return document.body_md5(document.split(text)[1]) == wanted
 
 
 def revise(pool: Pool, id: str, data: bytes, options: Options, if_match: str | None) -> Accepted:
