@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from annoris.cli import EXIT
+from annoris.server.problems import STATUS
 from tests.support.githttp import GitServer, bare
 from tests.support.machine import Machine
 from tests.support.service import Service, on_master, save
@@ -539,6 +541,10 @@ def test_docs_and_openapi_need_no_network_and_no_token(service: Service) -> None
             if path.startswith("/api/"):
                 assert operation["security"], path
                 assert {"401", "403", "422", "429", "503"} <= set(operation["responses"]), path
+
+
+def test_every_error_has_a_status() -> None:
+    assert EXIT.keys() <= STATUS.keys()
 
 
 def test_a_load_imports_nothing_of_the_server(machine: Callable[..., Machine]) -> None:

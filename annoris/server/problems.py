@@ -17,7 +17,8 @@ from annoris.errors import AnnorisError
 MEDIA = "application/problem+json"
 
 STATUS = {
-    "usage": 422, "config": 503, "not-found": 404, "ambiguous": 409, "conflict": 409,
+    "usage": 422, "config": 503, "config-scope": 503, "not-found": 404,
+    "ambiguous": 409, "conflict": 409,
     "unavailable": 503, "tier-down": 503, "document": 422, "credential": 422, "key": 503,
     "key-wrong": 503, "key-tampered": 503, "key-truncated": 503, "key-newer": 503,
     "findings": 409, "refused": 409, "refused-auth": 409, "refused-policy": 422,
