@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from annoris.breaker import Breaker
-from annoris.caches import Caches
+from annoris.caches import Caches, Step
 from annoris.catalog import Catalog
 from annoris.errors import (
     Ambiguous,
@@ -194,7 +194,8 @@ class Archive:
             for row, draft in zip(rows, drafts, strict=True)
             if row
         ]
-        tier = self.caches.store(documents, position) if documents else None
+        step = self._step(documents, position)
+        tier = self.caches.store(documents, position, step=step) if documents else None
         gone = [
             (draft.id, position)
             for draft in drafts
@@ -206,6 +207,23 @@ class Archive:
             replace(receipt, cached=tier or "") if row else receipt
             for receipt, row in zip(receipts, rows, strict=True)
         ]
+
+    def _step(self, documents: list[tuple[Session, bytes]], position: int) -> Step:
+        """Where master is with these documents; others' may have come along."""
+        tip, layout = self.master.tip(), self.master.layout
+        ours = {(row.path, row.oid) for row, _ in documents}
+
+        def shown(path: str) -> bool:
+            return layout.included(path) or layout.is_project(path)
+
+        def whole(since: str) -> bool:
+            try:
+                changes = self.master.diff(since, tip, shown)
+            except StorageError:  # a commit that this clone has never seen
+                return False
+            return all((change.path, change.oid) in ours for change in changes)
+
+        return Step(tip, position, self.master.identity, whole)
 
     def _is_kept(self, draft: Draft | None, receipt: Receipt) -> bool:
         """Whether its text is on master or on the way there."""
@@ -407,23 +425,27 @@ class Archive:
         self._settle_catalog()
         owner, _, name = selector.rpartition("/")
         project = self._project(project)
-        rows, tier = self.caches.find(
-            "named" if selector else "newest", self._project(owner or project), name, only
-        )
+        whose = self._project(owner or project)
+        rows, tier = self.caches.find("named" if selector else "newest", whose, name, only)
+        by_name = bool(rows)
         if not rows and re.fullmatch(_ID, selector):
             rows, tier = self.caches.find(
                 "get" if len(selector) == 36 else "prefixed", "", selector, only
             )
         if len(rows) != 1 or tier is None:
             return None
-        session = rows[0].session
         if self._outdated(rows[0], project if not selector else ""):
             return None
         data = self.caches.open(rows[0])
         if data is None:
             return None
-        session = self.caches.revealed(session, data)
+        session = self.caches.revealed(rows[0].session, data)
+        local = self.catalog.get(session.id)
+        known = local is not None and local.oid == session.oid
+        session = local if local and known else session  # what nobody changed on the way
         session = replace(session, project=self.catalog.canonical(session.project))
+        if known and by_name and (session.project, selector and session.name) != (whose, name):
+            return None
         self.notes.keep(session.id, session.literal, session.etag)
         stale = "the hot cache does not answer"
         if tier == only == "emergency":
@@ -444,7 +466,13 @@ class Archive:
             return True
         if local is not None and (local.pending or local.oid == row.session.oid):
             return bool(local.pending)
-        return row.position <= self.follower.position()
+        if row.position <= self.follower.position():
+            if local is not None:
+                self.caches.replace(row)
+            return True
+        if forged := self.master.holds(row.session.oid):  # seen before, so it is not beyond
+            self.caches.distrust(row)
+        return forged
 
     def _content(self, session: Session) -> tuple[bytes, Tier]:
         if session.pending:
@@ -658,7 +686,7 @@ class Archive:
     def checked(self) -> str:
         """When master was last asked, as a time; empty for never."""
         moment = self.follower.checked()
-        return _iso(moment) if moment else ""
+        return iso(moment) if moment else ""
 
     def _settle_catalog(self) -> None:
         """Make the catalog true; a damaged one is made anew once."""
@@ -766,7 +794,8 @@ def _project_here() -> str:
     return "" if name in (".", "..") else name
 
 
-def _iso(moment: float) -> str:
+def iso(moment: float) -> str:
+    """A moment of the Unix clock as text."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

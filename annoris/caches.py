@@ -13,14 +13,23 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from annoris.breaker import Breaker
-from annoris.errors import AnnorisError, KeyProblem, StorageError, TierDown
+from annoris.errors import (
+    AnnorisError,
+    ConfigError,
+    KeyProblem,
+    StorageError,
+    Tampered,
+    TierDown,
+    Truncated,
+)
 from annoris.follow import make_row
 from annoris.master import oid_of
 from annoris.model import Cached, Deadline, Entry, Held, Project, Run, Session, Tier
+from annoris.retry import patiently
 from annoris.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,7 +38,25 @@ if TYPE_CHECKING:
     from annoris.hot import Hot
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The tip that documents were saved to.
+
+    ``whole`` says whether they are all that changed on master since a commit, projects included.
+    """
+
+    tip: str
+    position: int
+    master: str
+    whole: Callable[[str], bool]
+
+
 How = Literal["newest", "named", "prefixed", "get"]
+
+_SHARE = 0.3  # seconds of each limit that are kept for the emergency cache
+_MOST = 500  # documents of one command that the emergency cache takes
 
 
 class Caches:
@@ -42,6 +69,8 @@ class Caches:
         self._ring: KeyRing | None = None
         self._proved = False
         self._everything = settings.encryption.scope == "everything"
+        self._shown = ""  # the commit that the hot cache was last seen to show
+        self._bad: list[Cached] = []
         self.complaints: list[str] = []
         self.key_problem: str | None = None  # with the hot cache; None: it was not tried
         self.watch: Callable[[Tier, float, bool], None] = lambda *_: None
@@ -68,6 +97,7 @@ class Caches:
             except KeyProblem as error:
                 self._complain(f"the caches are left out: {error.message}; {error.hint}")
                 return [], None
+        deadline = Deadline(self._settings.hot.load_seconds)
         if self._settings.hot.url and only != "emergency":
             asked = {
                 "newest": lambda hot: hot.newest(project),
@@ -75,22 +105,22 @@ class Caches:
                 "prefixed": lambda hot: hot.prefixed(value),
                 "get": lambda hot: hot.get(value),
             }[how]
-            found = self._ask_hot(asked, self._settings.hot.load_seconds)
+            found = self.ask_hot(asked, self._but_share(deadline))
             if found is not None:
                 return found, "hot"
-        return ([], None) if only == "hot" else self._find_emergency(how, project, value)
+        if only == "hot" or how == "prefixed":  # only whole ids are keys in the emergency cache
+            return [], None
+        return self._find_emergency(how, project, value, deadline)
 
     def _find_emergency(
-        self, how: How, project: str, value: str
+        self, how: How, project: str, value: str, deadline: Deadline
     ) -> tuple[list[Cached], Tier | None]:
-        if how == "prefixed":  # only whole ids are keys there
-            return [], None
         asked = {
             "newest": lambda cache: cache.newest(project),
             "named": lambda cache: cache.named(project, value),
             "get": lambda cache: cache.get(value),
         }[how]
-        row = self._ask_emergency(asked)
+        row = self.ask_emergency(asked, deadline)
         return ([row], "emergency") if row else ([], None)
 
     def why_not(self, tier: Literal["hot", "emergency"]) -> str:
@@ -122,23 +152,40 @@ class Caches:
             data = open_(row.content, ring=self._keys(), session=session.id, oid=session.oid)
         except KeyProblem as error:
             self._complain(f"the cached copy of {session.path} can't be read: {error.message}")
+            if isinstance(error, (Tampered, Truncated)):  # under another key it may be good
+                self.replace(row)
             return None
         # The blob id of a sealed master is that of an envelope; the tag covers it all the same.
         other = not self._everything and oid_of(data) != session.oid
         if other or _md5(data) != row.checksum:
-            self._complain(f"the cached copy of {session.path} is not what master holds")
+            self.distrust(row)
             return None
         return data
+
+    def distrust(self, row: Cached) -> None:
+        """Say that a row can't be what it claims to be, and have it replaced."""
+        self._complain(f"the cached copy of {row.session.path} is not what master holds")
+        self.replace(row)
+
+    def replace(self, row: Cached) -> None:
+        """Have the next ``store`` put its rows in the place of this one, whatever its position."""
+        self._bad.append(row)
 
     # --- writing -----------------------------------------------------------------------------
 
     def store(
-        self, documents: Iterable[tuple[Session, bytes]], position: int, *, loaded: bool = False
+        self,
+        documents: Iterable[tuple[Session, bytes]],
+        position: int,
+        *,
+        loaded: bool = False,
+        step: Step | None = None,
     ) -> Tier | None:
         """Keep documents in the hot cache, or while that fails in the emergency cache.
 
         Answers where they are now; None when no cache took them. ``loaded``: they were read,
-        not saved, so that one second must do.
+        not saved, so that one second must do. A ``step`` that leaves nothing out brings the hot
+        cache to its tip.
         """
         limits = self._settings.hot
         try:
@@ -146,21 +193,24 @@ class Caches:
         except (AnnorisError, OSError) as error:
             self._complain(f"the caches are left out: {error}")
             return None
+        deadline = Deadline(limits.load_seconds if loaded else limits.seconds)
         if limits.url:
-            seconds = limits.load_seconds if loaded else limits.seconds
-            if self._ask_hot(lambda hot: self._put(hot, rows, loaded), seconds) is not None:
+            seconds = self._but_share(deadline)
+            if self.ask_hot(lambda hot: self._put(hot, rows, loaded, step), seconds) is not None:
                 return "hot"
-        kept = self._ask_emergency(lambda cache: [cache.put(row) for row in rows])
-        return "emergency" if kept and all(kept) else None
+        few = rows[-_MOST:]
+        kept = self.ask_emergency(lambda cache: [cache.put(row) for row in few], deadline)
+        return "emergency" if kept and all(kept) and few == rows else None
 
     def forget(self, removed: Iterable[tuple[str, int]]) -> None:
         """Leave a tombstone for each (id, position), so that a late writer can't bring it back."""
         gone = list(removed)
+        deadline = Deadline(self._settings.hot.seconds)
         if self._settings.hot.url:
-            done = self._ask_hot(lambda hot: hot.put([], removed=gone), self._settings.hot.seconds)
-            if done is not None:
+            seconds = self._but_share(deadline)
+            if self.ask_hot(lambda hot: hot.put([], removed=gone), seconds) is not None:
                 return
-        self._ask_emergency(lambda cache: [cache.remove(id, at) for id, at in gone])
+        self.ask_emergency(lambda cache: [cache.remove(id, at) for id, at in gone], deadline)
 
     def project(
         self,
@@ -180,6 +230,7 @@ class Caches:
 
         def bring(hot: Hot) -> int:
             self._prove(hot)
+            hot.evict(self._settings.hot.retention_days)
             state = hot.state()
             if (state.commit, state.master) == (tip, master):
                 return 0
@@ -197,15 +248,14 @@ class Caches:
             changed += hot.put(
                 rows, commit=tip, position=position, master=master, removed=gone, force=True
             )
-            hot.evict(self._settings.hot.retention_days)
             return changed
 
-        return self._ask_hot(bring, self._settings.hot.sync_seconds)
+        return self.ask_hot(bring, self._settings.hot.sync_seconds)
 
     def log(self, run: Run) -> None:
         """Note a run in the hot cache's sync_log, if it works."""
         if self._settings.hot.url:
-            self._ask_hot(lambda hot: hot.log(run), self._settings.hot.seconds)
+            self.ask_hot(lambda hot: hot.log(run), self._settings.hot.seconds)
 
     def claim(
         self, alerts: Iterable[tuple[str, bool]], holder: str, seconds: float
@@ -213,7 +263,8 @@ class Caches:
         """Which alerts (key, over) are this machine's to tell; None without a word from others."""
         if not self._settings.hot.url:
             return None
-        return self._ask_hot(lambda hot: hot.claim(alerts, holder, seconds), 1.0)
+        claimed = list(alerts)
+        return self.ask_hot(lambda hot: hot.claim(claimed, holder, seconds), 1.0)
 
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
@@ -229,34 +280,19 @@ class Caches:
                     stack.enter_context(hot.exclusive(what))
             yield
 
-    def condition(self) -> list[tuple[str, str]]:
-        """Each configured cache and how it is, for people."""
-        found = []
-        down = self._breaker.state()
-        for tier, url in (
-            ("hot", self._settings.hot.url),
-            ("emergency", self._settings.emergency.url),
-        ):
-            if not url:
-                continue
-            if tier == "hot":
-                answer = self._ask_hot(lambda hot: (hot.ping(), hot.count()), 2.0)
-            else:
-                answer = self._ask_emergency(lambda cache: (cache.ping(), cache.count()))
-            why = down[tier].why if tier in down else "left out"
-            found.append(
-                (
-                    tier,
-                    f"{answer[1]} sessions, answers in {answer[0] * 1000:.1f} ms"
-                    if answer
-                    else why,
-                )
-            )
-        return found
-
-    def _put(self, hot: Hot, rows: list[Cached], loaded: bool) -> int:
+    def _put(self, hot: Hot, rows: list[Cached], loaded: bool, step: Step | None) -> int:
         self._prove(hot)
-        return hot.put(rows, loaded=loaded)
+        while self._bad:
+            hot.discard(self._bad[-1])
+            self._bad.pop()
+        shown = self._shown
+        if step is None or not shown or not step.whole(shown):
+            return hot.put(rows, loaded=loaded)
+        changed = hot.put(
+            rows, commit=step.tip, position=step.position, master=step.master, since=shown
+        )
+        self._shown = step.tip
+        return changed
 
     def _sealed(self, session: Session, data: bytes, position: int) -> Cached:
         from annoris.envelope import seal  # noqa: PLC0415
@@ -301,6 +337,7 @@ class Caches:
         if self._proved:
             return
         stored = hot.state()
+        self._shown = stored.commit
         if not stored.version:
             hot.prepare()
         ring = self._keys()
@@ -326,30 +363,34 @@ class Caches:
 
     # --- asking ------------------------------------------------------------------------------
 
-    def _ask_hot(self, work: Callable[[Hot], T], seconds: float) -> T | None:
-        """What the hot cache answers within ``seconds``; None while it can't."""
+    def _but_share(self, deadline: Deadline) -> float:
+        """The seconds of a limit that the hot cache may use: the emergency cache needs some."""
+        left = deadline.left()
+        return max(left - _SHARE, left / 2) if self._settings.emergency.url else left
+
+    def ask_hot(self, work: Callable[[Hot], T], seconds: float) -> T | None:
+        """What the hot cache answers within ``seconds``; None while it can't.
+
+        ``work`` is done again where the connection was lost, so it must be able to.
+        """
         if self._breaker.blocked("hot"):
             return None
         from annoris.hot import Hot  # noqa: PLC0415
 
         if self._hot is None:
             self._hot = Hot(self._settings.hot.url, schema=self._settings.hot.schema)
+        hot, deadline = self._hot, Deadline(seconds)
         started = time.monotonic()
         try:
-            with self._hot.within(Deadline(seconds)):
-                try:
-                    answer = work(self._hot)
-                except StorageError:  # no tables yet, or those of an older version
-                    self._hot.prepare()
-                    self._proved = False
-                    answer = work(self._hot)
+            with hot.within(deadline):
+                answer = patiently(lambda: self._prepared(hot, work), deadline)
         except TierDown as error:
-            self._hot.close()
+            hot.close()
             self.watch("hot", time.monotonic() - started, False)
             if self._breaker.failed("hot", error.message):
                 self._complain(error.message)
             return None
-        except (KeyProblem, StorageError) as error:
+        except (KeyProblem, StorageError, ConfigError) as error:
             if isinstance(error, KeyProblem):
                 self.key_problem = f"{error.message}\n{error.hint}"
             self._complain(f"the hot cache is left out: {error.message}; {error.hint}")
@@ -358,7 +399,16 @@ class Caches:
         self._breaker.succeeded("hot")
         return answer
 
-    def _ask_emergency(self, work: Callable[[Emergency], T]) -> T | None:
+    def _prepared(self, hot: Hot, work: Callable[[Hot], T]) -> T:
+        try:
+            return work(hot)
+        except StorageError:  # no tables yet, or those of an older version
+            hot.prepare()
+            self._proved = False
+            return work(hot)
+
+    def ask_emergency(self, work: Callable[[Emergency], T], deadline: Deadline) -> T | None:
+        """What the emergency cache answers by the deadline or in its share, or None."""
         limits = self._settings.emergency
         if not limits.url or self._breaker.blocked("emergency"):
             return None
@@ -366,17 +416,19 @@ class Caches:
 
         if self._emergency is None:
             self._emergency = Emergency(limits.url, ttl=limits.ttl_seconds)
+        cache, deadline = self._emergency, Deadline(max(_SHARE, deadline.left()))
         started = time.monotonic()
         try:
-            answer = work(self._emergency)
+            with cache.within(deadline):
+                answer = patiently(lambda: work(cache), deadline)
         except TierDown as error:
-            self._emergency.close()
+            cache.close()
             self.watch("emergency", time.monotonic() - started, False)
             if self._breaker.failed("emergency", error.message):
                 self._complain(error.message)
             return None
-        except StorageError as error:
-            self._complain(f"the emergency cache is left out: {error.message}")
+        except (StorageError, ConfigError) as error:
+            self._complain(f"the emergency cache is left out: {error.message}; {error.hint}")
             return None
         self.watch("emergency", time.monotonic() - started, True)
         self._breaker.succeeded("emergency")

@@ -31,6 +31,7 @@ from annoris.model import (
     Revision,
     Session,
     Shelved,
+    TierStanding,
 )
 
 if TYPE_CHECKING:
@@ -352,6 +353,16 @@ class Output:
         for name, value in facts:
             self.line(f"{name:<{width}}  {safe(value)}")
 
+    def tiers(self, tiers: Sequence[TierStanding]) -> None:
+        """Each tier in a line: how quick, how much, how far behind; why one is not up."""
+        self.line("")
+        self.table(("tier", "answers", "sessions", "behind", "newest"), [*map(_tier_row, tiers)])
+        for tier in tiers:
+            if not tier.up:
+                since = f"; since {ago(tier.since)}" if tier.since else ""
+                again = f", left alone for {_seconds_to(tier.until)} s" if tier.until else ""
+                self.line(safe(f"{tier.tier}: {tier.why}{since}{again}"))
+
     # --- ways to print -----------------------------------------------------------------------
 
     def emit(self, **data: Any) -> None:
@@ -552,6 +563,19 @@ def _size(size: int) -> str:
 
 def _took(done: Dumped | Drilled | Restored) -> str:
     return f"{done.milliseconds / 1000:.1f} s"
+
+
+def _tier_row(tier: TierStanding) -> tuple[str, str, str, str, str]:
+    if not tier.up:
+        return tier.tier, "no", "", "", ""
+    quick = "yes" if tier.milliseconds is None else f"in {tier.milliseconds:.1f} ms"
+    saved = f" ({ago(tier.saved)})" if tier.saved else ""
+    count, behind = ("" if n is None else str(n) for n in (tier.sessions, tier.behind))
+    return tier.tier, quick, count, behind, f"{tier.newest}{saved}"
+
+
+def _seconds_to(moment: str) -> int:
+    return max(0, round((datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds()))
 
 
 def _counted(receipts: Sequence[Receipt]) -> str:

@@ -48,7 +48,6 @@ from annoris.settings import Settings
 T = TypeVar("T")
 Tree = Mapping[str, str]  # path on the branch → blob id
 
-_TRIES = 3  # for a remote that does not answer
 _NO_RUN = (UsageError, NotFound, Ambiguous)  # nothing was begun
 _OF_DUMP = re.compile(rf"({NAME})(?:/|\.verified$)")
 
@@ -317,9 +316,9 @@ def _change(
 ) -> T:
     """Replace what the branch holds by what ``change`` makes of it, if that is anything.
 
-    It is asked again when another machine was faster, or the remote did not answer.
+    It is asked again when another machine was faster.
     """
-    races = silent = 0
+    races = 0
     while True:
         try:
             with store.lock(deadline):
@@ -330,13 +329,11 @@ def _change(
                 return answer
         except LostRace:
             races += 1
-            why = RemoteUnreachable(f"{store.remote} is busy: others were faster {races} times")
-        except RemoteUnreachable as error:
-            silent += 1
-            why = error
-        if silent == _TRIES or deadline.over:
-            raise why
-        time.sleep(deadline.left(random.uniform(0, min(2.0, 0.1 * 2 ** (races + silent)))))  # noqa: S311 - jitter
+            if deadline.over:
+                raise RemoteUnreachable(
+                    f"{store.remote} is busy: others were faster {races} times"
+                ) from None
+            time.sleep(deadline.left(random.uniform(0, min(2.0, 0.1 * 2**races))))  # noqa: S311 - jitter
 
 
 def _add(

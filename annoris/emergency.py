@@ -7,6 +7,10 @@ one script reads or moves them in one step, in a cluster too. Two small indexes 
 the newest of a project, and a name in a project; what they say is checked against the head.
 Every key ends by its TTL.
 
+What it takes there is bounded: of each session only the newest revision, of at most MAX_VALUE
+characters, for an hour. A server whose memory is full, and may throw nothing out, takes
+nothing; that is no failure.
+
 Methods raise TierDown when the server does not answer in time or can't work, StorageError for
 a head that can't be read, and ConfigError for a URL that is none. A server that does not
 answer costs ``seconds`` once: every further call raises at once, until ``close``.
@@ -15,9 +19,11 @@ answer costs ``seconds`` once: every further call raises at once, until ``close`
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from annoris.errors import AnnorisError, ConfigError, StorageError, TierDown
@@ -32,17 +38,22 @@ MAX_VALUE = 1024 * 1024  # characters of an envelope
 
 # KEYS: head. ARGV: position, blob id, TTL, where values are, metadata, content.
 # At the same position a removal wins, and a blob id only over itself. What lies at an older
-# blob id goes with it.
+# blob id goes with it. Where memory is full the older revision goes, and the new one does not
+# come: the first write is the one that the server refuses.
 _MOVE = """
 local held = redis.call('HMGET', KEYS[1], 'position', 'oid')
-if held[1] then
-    local before, after = tonumber(held[1]), tonumber(ARGV[1])
+local before, after = tonumber(held[1] or ''), tonumber(ARGV[1])
+if before then
     if after < before or after == before and ARGV[2] ~= '' and ARGV[2] ~= held[2] then
         return 0
     end
-    if held[2] ~= ARGV[2] then redis.call('DEL', ARGV[4] .. held[2]) end
 end
-redis.call('HSET', KEYS[1], 'position', ARGV[1], 'oid', ARGV[2], 'meta', ARGV[5])
+local moved = redis.pcall('HSET', KEYS[1], 'position', ARGV[1], 'oid', ARGV[2], 'meta', ARGV[5])
+if held[2] and held[2] ~= ARGV[2] then redis.call('DEL', ARGV[4] .. held[2]) end
+if type(moved) == 'table' and moved.err then
+    redis.call('DEL', KEYS[1])
+    return 0
+end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 if ARGV[6] ~= '' then redis.call('SET', ARGV[4] .. ARGV[2], ARGV[6], 'EX', ARGV[3]) end
 return 1
@@ -57,10 +68,35 @@ return {held[1], held[3], redis.call('GET', ARGV[1] .. held[2]) or ''}
 _POINT = """
 local held = redis.call('HMGET', KEYS[1], 'order', 'id')
 if held[1] and held[1] > ARGV[1] and held[2] ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], 'order', ARGV[1], 'id', ARGV[2])
+redis.pcall('HSET', KEYS[1], 'order', ARGV[1], 'id', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
 """
+
+_MENDS = (
+    (
+        re.compile(r"[Pp]assword|[Aa]uthentication|NOAUTH|WRONGPASS|NOPERM"),
+        "correct the user and the password in ANNORIS_EMERGENCY_URL or REDIS_URL",
+    ),
+    (
+        re.compile(r"certificate|SSL|TLS"),
+        "name the file with the CA's certificate in the URL: rediss://…?ssl_ca_certs=FILE",
+    ),
+    (re.compile(r"READONLY|read only"), "give the address of the primary, not of a replica"),
+)
+_UNREACHED = (
+    "start the server, or correct host and port in ANNORIS_EMERGENCY_URL or REDIS_URL; to try "
+    "it: redis-cli -u URL ping"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the server says of its memory: bytes in use, the most (0: no limit), who must go."""
+
+    used: int
+    most: int
+    policy: str
 
 
 class Emergency:
@@ -77,12 +113,15 @@ class Emergency:
 
         Keys last ``ttl`` seconds, each call at most ``seconds``.
         """
+        import redis  # noqa: F401, PLC0415 - here, so that no limit of a call pays for it
+
         self._url = url
         self._ttl = ttl
         self._seconds = seconds
         self._namespace = namespace
         self._cluster = cluster
         self._server: redis.Redis | None = None
+        self._shared: Deadline | None = None
         self._cut = False
 
     def close(self) -> None:
@@ -92,12 +131,21 @@ class Emergency:
             server.close()
         self._cut = False
 
+    @contextmanager
+    def within(self, deadline: Deadline) -> Iterator[None]:
+        """Calls inside share one deadline instead of having ``seconds`` each."""
+        before, self._shared = self._shared, deadline
+        try:
+            yield
+        finally:
+            self._shared = before
+
     def put(self, row: Cached) -> bool:
         """Keep a revision unless a newer one is known, in one round trip.
 
-        False when none of its content is here now: a newer one is known, or it has more than
-        MAX_VALUE characters. In the latter case the head moves all the same, so that no older
-        revision is taken for the newest.
+        False when none of its content is here now: a newer one is known, memory is full, or it
+        has more than MAX_VALUE characters. In the last two cases the older revision goes all the
+        same, so that it is not taken for the newest.
         """
         session = row.session
         content = row.content if len(row.content) <= MAX_VALUE else ""
@@ -163,6 +211,17 @@ class Emergency:
         """How many sessions are here."""
         return len(self.entries())
 
+    def memory(self) -> Memory:
+        """How much memory the server has taken, and how much it may take."""
+        info = self._ask(lambda server: server.info("memory"))
+        policy = str(info.get("maxmemory_policy", ""))
+        return Memory(int(info.get("used_memory", 0)), int(info.get("maxmemory", 0)), policy)
+
+    def clock(self) -> float:
+        """Seconds that the server's clock is ahead of this machine's."""
+        seconds, micro = self._ask(lambda server: server.time())
+        return float(seconds) + float(micro) / 1e6 - time.time()
+
     def ping(self) -> float:
         """Seconds that the server takes for one answer, once connected."""
 
@@ -204,11 +263,11 @@ class Emergency:
         import redis  # noqa: PLC0415
         from redis.exceptions import RedisClusterException  # noqa: PLC0415 - no RedisError
 
-        if self._cut:
+        if self._cut or (self._shared and self._shared.over):
             raise self._down("did not answer in time")
-        deadline = Deadline(self._seconds)
+        deadline = self._shared or Deadline(self._seconds)
         try:
-            return deadline.run(lambda: work(self._connected()))
+            return deadline.run(lambda: work(self._connected(deadline)))
         except redis.TimeoutError as error:
             self._cut = True
             raise self._down("did not answer in time") from error
@@ -218,18 +277,20 @@ class Emergency:
         except (redis.RedisError, RedisClusterException, OSError) as error:
             raise self._explained(error) from error
 
-    def _connected(self) -> redis.Redis:
+    def _connected(self, deadline: Deadline) -> redis.Redis:
         import redis  # noqa: PLC0415
         from redis.backoff import NoBackoff  # noqa: PLC0415
         from redis.retry import Retry  # noqa: PLC0415
 
         if self._server is None:
             kind: Any = redis.RedisCluster if self._cluster else redis.Redis
+            # Only the longest wait of one read: the deadline of each call comes first.
+            seconds = max(self._seconds, deadline.left(60))
             try:
                 self._server = kind.from_url(
                     self._url,
-                    socket_timeout=self._seconds,
-                    socket_connect_timeout=self._seconds,
+                    socket_timeout=seconds,
+                    socket_connect_timeout=seconds,
                     retry=Retry(NoBackoff(), 0),
                     protocol=2,
                     driver_info=None,  # spares a question to the server about itself
@@ -242,28 +303,43 @@ class Emergency:
                 ) from None
         return self._server
 
-    def _down(self, what: str) -> TierDown:
+    def _down(self, what: str, *, transient: bool = False) -> TierDown:
         return TierDown(
             f"the emergency cache (Redis) {what}",
             hint="nothing is lost: master holds every session; see annoris doctor",
+            mend=next((mend for said, mend in _MENDS if said.search(what)), _UNREACHED),
+            transient=transient,
         )
 
     def _explained(self, error: Exception) -> AnnorisError:
         from urllib.parse import unquote, urlsplit  # noqa: PLC0415
 
+        from redis import exceptions  # noqa: PLC0415
+
+        lost = (exceptions.ConnectionError, exceptions.TryAgainError, OSError)
+        for_good = (exceptions.AuthenticationError, exceptions.AuthorizationError)
+        passing = isinstance(error, lost) and not isinstance(error, for_good)
         said = " ".join(str(error).split())
         password = unquote(urlsplit(self._url).password or "")
-        return self._down(
-            f"can't be used now: {said.replace(password, '***') if password else said}"
-        )
+        said = said.replace(password, "***") if password else said
+        return self._down(f"can't be used now: {said}", transient=passing)
+
+
+def _session(fields: dict[str, Any]) -> Session:
+    """Raises TypeError unless each field is there and of its kind."""
+    session = Session(**fields)
+    if any(isinstance(value, str) is (name == "size") for name, value in fields.items()):
+        raise TypeError(f"not a session: {fields!r}")
+    return session
 
 
 def _cached(id: str, found: list[bytes]) -> Cached:
     position, meta, content = found
     try:
         known = json.loads(meta)
-        session = Session(**known["session"])
-        return Cached(session, int(position), known["checksum"], content.decode())
+        return Cached(
+            _session(known["session"]), int(position), known["checksum"], content.decode()
+        )
     except (ValueError, TypeError, KeyError) as error:
         raise StorageError(
             f"what the emergency cache (Redis) holds of session {id} can't be read",

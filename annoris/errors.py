@@ -40,6 +40,7 @@ class AnnorisError(Exception):
     """The root. ``details`` is JSON-ready data for machines."""
 
     code = "error"
+    transient = False  # whether the same thing may work a moment later
 
     def __init__(
         self, message: str, *, hint: str = "", details: dict[str, object] | None = None
@@ -79,9 +80,19 @@ class Unavailable(AnnorisError):
 
 
 class TierDown(AnnorisError):
-    """A cache does not answer, or answers that it can't work now; another tier may."""
+    """A cache does not answer, or answers that it can't work now; another tier may.
+
+    ``mend`` is what a person can do about it.
+    """
 
     code = "tier-down"
+
+    def __init__(
+        self, message: str, *, hint: str = "", mend: str = "", transient: bool = False
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.mend = mend
+        self.transient = transient
 
 
 class DocumentRefused(AnnorisError):
@@ -152,6 +163,7 @@ class MasterShrunk(RemoteRefused):
 
 class RemoteUnreachable(AnnorisError):
     code = "unreachable"
+    transient = True
 
 
 class Locked(AnnorisError):

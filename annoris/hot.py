@@ -110,7 +110,7 @@ ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name i
 WHERE %(force)s OR held.position < excluded.position OR (
     held.position = excluded.position AND held.github_sha = excluded.github_sha
     AND held.deleted_at IS NULL AND (
-        held.content IS NULL AND excluded.content IS NOT NULL
+        (held.content IS NULL OR held.content = '') AND excluded.content IS NOT NULL
         OR ({", ".join(f"held.{name}" for name in _PLAIN)})
             IS DISTINCT FROM ({", ".join(f"excluded.{name}" for name in _PLAIN)})
     )
@@ -131,7 +131,7 @@ WHERE %(force)s OR held.position < excluded.position
 _ADVANCE = """
 UPDATE state SET commit = %(commit)s, position = %(position)s,
     master = COALESCE(NULLIF(%(master)s, ''), master)
-WHERE %(force)s OR position <= %(position)s
+WHERE %(force)s OR position <= %(position)s AND commit = COALESCE(%(since)s::text, commit)
 """
 
 _ISO = "COALESCE(to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), '')"
@@ -169,6 +169,10 @@ FROM unnest(%s::text[], %s::text[], %s::text[]) AS incoming (id, start, content)
 ) AS locked
 WHERE held.id = locked.id AND held.id = incoming.id::uuid
     AND starts_with(held.content, incoming.start)
+"""
+_DISCARD = """
+DELETE FROM sessions WHERE id = %s::uuid AND position = %s AND github_sha = %s AND checksum = %s
+    AND content IS NOT DISTINCT FROM NULLIF(%s, '')
 """
 _COUNT = "SELECT count(*) FROM sessions WHERE deleted_at IS NULL"
 # Rows that somebody is writing are not old.
@@ -237,6 +241,28 @@ WHERE held.holder = excluded.holder
         ELSE held.at < now() - make_interval(secs => %(seconds)s) END
 RETURNING key
 """
+# How often each key is needed; the key's id is the third part of an envelope.
+_SEALED_BY = """
+SELECT count(*) FROM sessions WHERE split_part(left(content, %s), '.', 3) = %s
+"""
+_STOCK = f"""
+SELECT (SELECT count(*) FROM sessions WHERE deleted_at IS NULL), newest.title, newest.saved
+FROM (VALUES (1)) AS one LEFT JOIN (
+    SELECT title, {_ISO.format("updated_at")} AS saved FROM sessions
+    WHERE deleted_at IS NULL AND updated_at IS NOT NULL ORDER BY updated_at DESC LIMIT 1
+) AS newest ON true
+"""  # noqa: S608 - constants only
+# Asks for every permission that writing needs, and writes nothing.
+_TRIAL = (
+    "INSERT INTO sessions SELECT * FROM sessions WHERE false",
+    "UPDATE sessions SET title = title WHERE false",
+    "INSERT INTO projects SELECT * FROM projects WHERE false",
+    "DELETE FROM projects WHERE false",
+    "UPDATE state SET commit = commit WHERE false",
+    "INSERT INTO sync_log SELECT * FROM sync_log WHERE false",
+    "INSERT INTO alerts SELECT * FROM alerts WHERE false",
+    "CREATE TEMP TABLE trial () ON COMMIT DROP",
+)
 
 # What a dump holds, by the names that it uses: the table, which of its rows, in which order. The
 # log of dumps stands apart, so that a dump which changes nothing else can be told.
@@ -297,6 +323,41 @@ _GRANTS = {
     "": 'ALTER SCHEMA "{schema}" OWNER TO "{user}"; the same for its tables',
 }
 
+# What the server says, what it means for a person; the first that fits counts.
+_MENDS = (
+    (
+        re.compile(r"password|authentication|pg_hba|role .* does not exist|not permitted to log"),
+        "correct the user and the password in ANNORIS_HOT_URL or DATABASE_URL",
+    ),
+    (
+        re.compile(r"database .* does not exist"),
+        "create that database (createdb), or correct its name in ANNORIS_HOT_URL or DATABASE_URL",
+    ),
+    (
+        re.compile(r"certificate|SSL|TLS"),
+        "name the CA's certificate in the URL: ?sslmode=verify-full&sslrootcert=FILE",
+    ),
+    (re.compile(r"read-only"), "give the address of the primary server, not of a replica"),
+    (
+        re.compile(r"too many|slots are reserved|no more connections"),
+        "raise max_connections there, or put a pooler before it",
+    ),
+    (re.compile(r"No space left|could not extend"), "free some space on the server's disk"),
+)
+_UNREACHED = (
+    "start the server, or correct host and port in ANNORIS_HOT_URL or DATABASE_URL; to try it: "
+    "pg_isready -d URL"
+)
+# What a moment may mend: a connection that is refused or lost, a server that starts or stops,
+# two transactions in each other's way.
+_PASSING = re.compile(
+    r"refused|reset|closed|lost|EOF|[Bb]roken pipe|starting up|shutting down|recovery mode"
+    r"|too many|slots are reserved|terminating connection"
+)
+_PASSING_STATES = ("08", "40001", "40P01", "53300", "57P01", "57P02", "57P03")
+
+_NOISE = re.compile(r"^connection failed: | Is the server running .*$")
+
 _UNFIT = re.compile("[\\\\\0\ud800-\udfff]")  # the escape itself, and what PostgreSQL refuses
 _ESCAPED = re.compile(r"\\(?:(\\)|u([0-9a-f]{4}))")
 _NUL_IN_JSON = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
@@ -315,6 +376,15 @@ class HotState:
     master: str = ""  # which master, in the words of the last ``put``
 
 
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """How many sessions there are, and which of them was saved last."""
+
+    entries: int
+    title: str = ""
+    saved: str = ""
+
+
 class Hot:
     def __init__(self, url: str, *, schema: str = "annoris", seconds: float = 5.0) -> None:
         """``url`` is a postgres:// URL, ``key=value`` words, or empty for the PG* variables.
@@ -323,6 +393,8 @@ class Hot:
         included, unless ``within`` says otherwise. After one that had to be cut, every further
         one raises TierDown at once, until ``close``.
         """
+        import psycopg  # noqa: F401, PLC0415 - here, so that no limit of a call pays for it
+
         self._url = url
         self._schema = schema
         self._seconds = seconds
@@ -349,11 +421,12 @@ class Hot:
 
     # --- the schema and its state --------------------------------------------------------------
 
-    def prepare(self) -> None:
+    def prepare(self, *, trial: bool = False) -> None:
         """Make the schema, or its projection tables anew when they are of an older version.
 
         Does nothing when all is there. ``sync_log`` is kept. Raises StorageError, having changed
-        nothing, when a newer Annoris made the tables, or somebody else did.
+        nothing, when a newer Annoris made the tables, or somebody else did. A ``trial`` raises
+        what it would raise and changes nothing.
         """
         if self.state().version == VERSION:
             return
@@ -362,13 +435,15 @@ class Hot:
             # Two processes may be here; the second finds the work done.
             db.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"annoris {self._schema}"])
             schema = _quoted(self._schema)
-            if _value(db, "SELECT to_regnamespace(%s)::text", schema) is None:
+            # Read from the table: to_regnamespace may answer from before the lock was ours.
+            there = "SELECT nspname FROM pg_namespace WHERE nspname = %s"
+            if _value(db, there, self._schema) is None:
                 db.execute(f"CREATE SCHEMA {schema}")
             made = _value(db, "SELECT to_regclass(%s)::text", f"{schema}.state") is not None
             version = _value(db, "SELECT version FROM state") if made else 0
             if version != VERSION:
                 self._make(db, version)
-            db.execute("COMMIT")
+            db.execute("ROLLBACK" if trial else "COMMIT")
 
     def _make(self, db: Connection, version: int) -> None:
         if version > VERSION:
@@ -411,6 +486,7 @@ class Hot:
         commit: str = "",
         position: int = 0,
         master: str = "",
+        since: str | None = None,
         removed: Iterable[tuple[str, int]] = (),
         force: bool = False,
         loaded: bool = False,
@@ -421,15 +497,16 @@ class Hot:
         higher than the held one's; at the same position and blob id, when it brings evicted
         content back or other metadata. A row without content leaves that of the same blob id.
         A removal wins at the same position too. With ``commit`` the state advances to it and
-        its ``position``, never back. ``force`` writes everything regardless. ``loaded`` counts
-        as an access, which puts off eviction.
+        its ``position``, never back, and only from ``since`` where that is given. ``force``
+        writes everything regardless. ``loaded`` counts as an access, which puts off eviction.
         """
         gone = list(removed)
         how: dict[str, object] = {"force": force, "loaded": loaded}
         ids = {"ids": [id for id, _ in gone], "positions": [at for _, at in gone], **how}
         after: list[Statement] = [(_REMOVE, ids)] if gone else []
         if commit:
-            state = {"commit": commit, "position": position, "master": _text(master), **how}
+            state = {"commit": commit, "position": position, "master": _text(master)}
+            state |= {"since": since, **how}
             after.append((_ADVANCE, state))
         rest = iter(rows)
         few = [_record(row) for row in islice(rest, _FEW + 1)]
@@ -472,6 +549,11 @@ class Hot:
         ids, old, new = map(list, zip(*all_swaps, strict=True))
         starts = [content[:_START] for content in old]
         return self._run((_RESEAL, (ids, starts, new, ids)))[0].rowcount
+
+    def discard(self, row: Cached) -> int:
+        """Drop a row that was found to be bad, if it is still just that; answers how many were."""
+        values = (row.session.id, row.position, row.session.oid, row.checksum, row.content)
+        return self._run((_DISCARD, values))[0].rowcount
 
     def evict(self, days: int) -> int:
         """Drop content neither saved nor loaded for so many days; metadata stays."""
@@ -536,6 +618,26 @@ class Hot:
         """How many sessions there are, without tombstones."""
         found = self._run((_COUNT, ()))[0].fetchone()
         return int(found[0]) if found else 0
+
+    def stock(self) -> Stock:
+        """How many sessions there are, and which was saved last, of all projects."""
+        count, title, saved = self._run((_STOCK, ()))[0].fetchone() or (0, None, None)
+        return Stock(int(count), _original(title or ""), saved or "")
+
+    def sealed_by(self, key_id: str) -> int:
+        """How many contents need the key of this id."""
+        found = self._run((_SEALED_BY, (_START, key_id)))[0].fetchone()
+        return int(found[0]) if found else 0
+
+    def try_writing(self) -> None:
+        """Raise what a ``put`` would raise for want of a permission; nothing is written."""
+        self._run(*((sql, ()) for sql in _TRIAL))
+
+    def clock(self) -> float:
+        """Seconds that the server's clock is ahead of this machine's."""
+        with self._talking() as (db, _):
+            now = _value(db, "SELECT extract(epoch FROM clock_timestamp())")
+            return float(now) - time.time()
 
     def ping(self) -> float:
         """Seconds that the server takes for one answer, once connected."""
@@ -784,10 +886,12 @@ class Hot:
 
     # --- errors --------------------------------------------------------------------------------
 
-    def _down(self, what: str) -> TierDown:
+    def _down(self, what: str, *, transient: bool = False) -> TierDown:
         return TierDown(
             f"the hot cache (PostgreSQL) {what}",
             hint="nothing is lost: master holds every session; see annoris doctor",
+            mend=next((mend for said, mend in _MENDS if said.search(what)), _UNREACHED),
+            transient=transient,
         )
 
     def _explained(self, error: psycopg.Error) -> AnnorisError:
@@ -795,12 +899,14 @@ class Hot:
 
         if self._cut:
             return self._down("did not answer in time")
-        said = " ".join(str(error.diag.message_primary or error).split())
+        said = _NOISE.sub("", " ".join(str(error.diag.message_primary or error).split()))
         if self._secret:
             said = said.replace(self._secret, "***")
         down = (OperationalError, InterfaceError, errors.ReadOnlySqlTransaction)
         if isinstance(error, down):
-            return self._down(f"can't be used now: {said}")
+            state = error.sqlstate or ""
+            passing = state.startswith(_PASSING_STATES) or (not state and _PASSING.search(said))
+            return self._down(f"can't be used now: {said}", transient=bool(passing))
         hint = "run annoris doctor"
         if isinstance(error, errors.InsufficientPrivilege):
             grant = next(text for what, text in _GRANTS.items() if what in said)

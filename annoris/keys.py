@@ -63,7 +63,7 @@ def check(settings: Settings) -> KeyState:
         proof = hot.state().proof
     if not proof:
         return _state(settings, ring, "empty")
-    _must_fit(settings, ring, proof)
+    must_fit(settings, ring, proof)
     known = envelope.sealed_by(proof) == ring.current.id
     return _state(settings, ring, "accepted" if known else "behind")
 
@@ -131,7 +131,7 @@ def rotate(
         hot.prepare()
         ring, proof = envelope.load_ring(path), hot.state().proof
         if proof:
-            _must_fit(settings, ring, proof)
+            must_fit(settings, ring, proof)
         unfinished = proof and envelope.sealed_by(proof) != ring.current.id
         made = not (behind or unfinished) and next(_late(hot, ring), None) is None
         if made:
@@ -142,6 +142,39 @@ def rotate(
         return _rotation(ring, made, on_master + resealed, dropped)
 
 
+def retire(settings: Settings, key_id: str) -> KeyState:
+    """Take an older key out of the key file.
+
+    Raises KeyProblem for the current key, for one that is not here, for one that the hot cache
+    still needs, and for each one while master is sealed: its history goes by all that there
+    were. Unavailable when the hot cache does not answer.
+    """
+    path = _own_file(settings)
+    if settings.encryption.scope == "everything":
+        raise KeyProblem(
+            f"key {key_id} may be needed to read master's history; nothing was changed",
+            hint="keep it: a key that is not the current one seals nothing",
+        )
+    envelope.retire(envelope.load_ring(path), key_id)
+    if settings.hot.url:
+        with _hot(settings, settings.hot.seconds) as hot:
+            _must_be_idle(hot, key_id)
+    return _state(
+        settings, envelope.edit_key_file(path, lambda ring: envelope.retire(ring, key_id))
+    )
+
+
+def _must_be_idle(hot: Hot, key_id: str) -> None:
+    state = hot.state()
+    needed = hot.sealed_by(key_id) if state.version else 0
+    if needed or (state.proof and envelope.sealed_by(state.proof) == key_id):
+        what = f"{needed} contents" if needed else "the proof"
+        raise KeyProblem(
+            f"key {key_id} is still needed: {what} in the hot cache; nothing was changed",
+            hint="annoris key rotate seals it under the current key",
+        )
+
+
 def _add_new(path: str) -> KeyRing:
     return envelope.edit_key_file(path, lambda ring: envelope.rotate(ring, envelope.new_key()))
 
@@ -150,7 +183,7 @@ def _take_over(settings: Settings, hot: Hot, ring: KeyRing, held: str) -> None:
     """Make the hot cache go by the current key, unless a machine with other keys was faster."""
     while not held or envelope.sealed_by(held) != ring.current.id:
         if held:
-            _must_fit(settings, ring, held)
+            must_fit(settings, ring, held)
         held = hot.prove(envelope.proof(ring.current), replacing=held)
 
 
@@ -212,7 +245,8 @@ def _own_file(settings: Settings) -> str:
     return settings.at("key")
 
 
-def _must_fit(settings: Settings, ring: KeyRing, proof: str) -> None:
+def must_fit(settings: Settings, ring: KeyRing, proof: str) -> None:
+    """Raise WrongKey, with the way to the right key, unless the ring opens this proof."""
     try:
         envelope.check(ring, proof)
     except WrongKey as error:

@@ -31,9 +31,11 @@ from annoris import gitcmd, lock
 from annoris.errors import KeyProblem, NotFound, StorageError
 from annoris.layout import FORMAT, Layout, Plain, Scope, is_sealed, scope_in
 from annoris.model import Change, Deadline, Entry, Revision
+from annoris.retry import patiently
 from annoris.settings import MasterSettings
 
 _LOCAL_SECONDS = 120.0
+_PAUSE = 0.4  # at most, before the second try at a server that did not answer
 _FETCHED = "refs/annoris/fetched"
 _NEXT = "refs/annoris/next"
 _GONE = "refs/annoris/gone"
@@ -213,6 +215,13 @@ class Master:
         oid, kind, size = [b"", *header.split(b" ")][-3:]
         found = kind == b"blob" and size.isdigit()  # a missing path is quoted, and may end so
         return self._opened(path, oid.decode(), rest[:-1]) if found else None
+
+    def holds(self, oid: str) -> bool:
+        """Whether the clone has ever seen a blob."""
+        if not (self.exists() and re.fullmatch("[0-9a-f]{40,64}", oid)):
+            return False
+        command = [*self._base(), "cat-file", "-e", oid]
+        return gitcmd.run(command, Deadline(_LOCAL_SECONDS)).code == 0
 
     def blobs(
         self,
@@ -639,7 +648,13 @@ class Master:
         )
 
     def _network(self, *arguments: str, deadline: Deadline) -> bytes:
-        """A git command that talks to the remote."""
+        """A git command that talks to the remote; once more when that did not answer.
+
+        A push whose acknowledgement was lost finds itself there at the next try.
+        """
+        return patiently(lambda: self._asked(*arguments, deadline=deadline), deadline, pause=_PAUSE)
+
+    def _asked(self, *arguments: str, deadline: Deadline) -> bytes:
         command = [*self._base(), *arguments]
         for _ in range(3):
             result = gitcmd.run(command, deadline, extra=self._extra())

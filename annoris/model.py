@@ -370,6 +370,24 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
+class TierStanding:
+    """How one tier is: what it answered, or why it did not and until when it is left alone."""
+
+    tier: Literal["hot", "emergency", "master", "clone"]
+    up: bool
+    why: str = ""  # it is not up
+    since: str = ""  # it is down; empty when nothing is remembered of it
+    until: str = ""  # commands leave it alone
+    failures: int = 0
+    milliseconds: float | None = None  # the median answer of at most five
+    sessions: int | None = None
+    newest: str = ""  # the title of what was saved last
+    saved: str = ""
+    behind: int | None = None  # commits of master that it does not show
+    key: str = ""  # the id of the key that it goes by
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """Where one stands, for ``status``."""
 
@@ -387,7 +405,8 @@ class Standing:
     aside: int
     data: str
     config: str
-    caches: tuple[tuple[str, str], ...] = ()  # each configured one and how it is
+    key: str = ""  # the id of the key that seals here; empty when there is none yet
+    tiers: tuple[TierStanding, ...] = ()  # each that is configured, in the order of a load
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,6 @@ from annoris.model import Deadline, Document, Draft, Project, Receipt, Session
 
 T = TypeVar("T")
 
-_TRIES = 3  # for a server that does not answer; a lost race is tried until the deadline
-
 
 @dataclass(slots=True)
 class Outcome:
@@ -213,12 +211,12 @@ class Publisher:
         return replace(draft, path=layout.path_for(draft.project, draft.title, created, draft.id))
 
     def _swap(self, attempt: Callable[[str, bool], T], deadline: Deadline) -> T:
-        """Make ``attempt`` on master's tip, however often others are faster.
+        """Make ``attempt`` on master's tip, however often others are faster until the deadline.
 
         It is told the tip, and whether master itself gave it just now.
         """
         fresh = self.master.embedded
-        silent = races = 0
+        races = 0
         self.follower.must_be_ours(self.master.tip())
         if not self.master.tip():
             self.follower.fetch(deadline)
@@ -240,11 +238,6 @@ class Publisher:
                 time.sleep(deadline.left(random.uniform(0, min(2.0, 0.05 * 2**races))))  # noqa: S311 - jitter
                 self.follower.fetch(deadline)
                 fresh = True
-            except RemoteUnreachable:
-                silent += 1
-                if silent >= _TRIES or deadline.over:
-                    raise
-                time.sleep(deadline.left(random.uniform(0, 0.2 * 2**silent)))  # noqa: S311 - jitter
 
     def _write(self, settled: _Settled, drafts: list[Draft], tip: str, deadline: Deadline) -> None:
         by_batch: dict[str, list[Draft]] = {}

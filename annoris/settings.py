@@ -136,6 +136,7 @@ _SECTIONS = {
 }
 # What hosting platforms set. From the real environment only: a project's own .env is not ours.
 _FOREIGN = {"DATABASE_URL": ("hot", "url"), "REDIS_URL": ("emergency", "url")}
+_LONGEST_TTL = 3600
 _NOT_KEYS = {"source", *_SECTIONS}
 
 
@@ -168,6 +169,12 @@ def load(config: str | None = None, *, environ: Mapping[str, str] | None = None)
     if settings.dump.branch == settings.master.branch:
         raise ConfigError("dump.branch: dumps need a branch of their own, not master's")
     check_scope(settings.encryption.scope)
+    if settings.emergency.ttl_seconds > _LONGEST_TTL:
+        raise ConfigError(
+            f"emergency.ttl_seconds: must be at most {_LONGEST_TTL}, "
+            f"not {settings.emergency.ttl_seconds}",
+            hint="the emergency cache bridges an outage; the hot cache is what keeps sessions",
+        )
     return settings
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+from annoris import condition
 from annoris.archive import Archive
 from annoris.errors import (
     AnnorisError,
@@ -18,6 +19,7 @@ from annoris.errors import (
 )
 from annoris.layout import is_sealed
 from annoris.model import Ailment, Deadline, Entry, Report, Standing
+from annoris.settings import Settings
 
 
 def sync(archive: Archive, *, force: bool = False) -> Report:
@@ -118,7 +120,8 @@ def status(archive: Archive) -> Standing:
         aside=len(archive.outbox.aside()),
         data=archive.settings.data_dir,
         config=archive.settings.source,
-        caches=tuple(archive.caches.condition()),
+        key=condition.key_id(archive.settings),
+        tiers=condition.tiers(archive),
     )
 
 
@@ -146,15 +149,7 @@ def ailments(archive: Archive) -> list[Ailment]:
         Ailment(f"{path} is damaged", "look at it: its text is readable; then remove it")
         for path in damaged
     ]
-    if archive.settings.source and (archive.settings.master.token or archive.settings.alerts.urls):
-        mode = os.stat(archive.settings.source).st_mode
-        if mode & 0o077:
-            found.append(
-                Ailment(
-                    f"{archive.settings.source} may be read by others",
-                    f"chmod 600 {archive.settings.source}",
-                )
-            )
+    found += _readable(archive.settings)
     found += _about_form(archive)
     if archive.master.exists() and (broken := archive.master.check()):
         found.append(
@@ -176,6 +171,7 @@ def ailments(archive: Archive) -> list[Ailment]:
     found += [Ailment(problem, "mend that file on master") for problem in problems]
     if drafts:
         found.append(Ailment(f"{len(drafts)} documents are not on master yet", "annoris sync"))
+    found += condition.ailments(archive)
     found += [
         Ailment(
             f"{draft.title or draft.path} was refused: {reason}",
@@ -184,3 +180,12 @@ def ailments(archive: Archive) -> list[Ailment]:
         for draft, reason in archive.outbox.aside()
     ]
     return found
+
+
+def _readable(settings: Settings) -> list[Ailment]:
+    """A configuration with a secret in it that others may read."""
+    path = settings.source
+    secret = path and (settings.master.token or settings.alerts.urls)
+    if not (secret and os.stat(path).st_mode & 0o077):
+        return []
+    return [Ailment(f"{path} may be read by others", f"chmod 600 {path}")]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 
 import psycopg
 import pytest
 import redis
 
+from annoris import caches
+from annoris.emergency import Emergency
 from annoris.envelope import new_key, read_ring, seal
 from annoris.hot import Hot
 from tests.support.machine import Machine
@@ -19,35 +24,71 @@ CANARY = "canary-7319-zeisig"
 BODY = f"# Notes\n\nThe word is {CANARY}.\n".encode()
 
 
+@dataclass(frozen=True)
+class State:
+    """Which tiers are up, and what is known of the sessions saved before and since."""
+
+    hot: bool
+    emergency: bool
+    master: bool
+    first: str  # the id of what was saved while all were up
+    next: str  # the id of what was saved since
+
+    @property
+    def cache(self) -> str:
+        """The cache that takes a save now."""
+        return "hot" if self.hot else "emergency" if self.emergency else ""
+
+
+def load_next(here: Machine, state: State) -> None:
+    """The newest one: by the cache that took it, or from here."""
+    ran = here.run("load", "next", "--json")
+    assert ran.code == 0
+    assert ran.json["text"].endswith("# Next\n\nmore\n")
+    assert ran.json["tier"] == ((state.cache or "clone") if state.master else "outbox")
+
+
+def load_first(here: Machine, state: State) -> None:
+    """The older one: where it was put, else from the clone, which says whether it may be old."""
+    ran = here.run("load", state.first, "--json")
+    assert ran.code == 0
+    assert ran.json["text"].encode().endswith(BODY)
+    assert ran.json["tier"] == ("hot" if state.hot else "clone")
+    assert bool(ran.json["stale"]) == (not state.hot and not state.master)
+
+
+def list_both(here: Machine, state: State) -> None:
+    """Both, from this machine, whatever is down; said to be old where master is."""
+    ran = here.run("list", "--json")
+    assert ran.code == 0
+    assert [row["id"] for row in ran.json["sessions"]] == [state.next, state.first]
+    assert bool(ran.json["sessions"][0]["pending"]) == (not state.master)
+    assert bool(ran.json["stale"]) == (not state.master)
+
+
+# What each command promises in each of the eight states; a new command is one more row.
+COMMANDS: tuple[Callable[[Machine, State], None], ...] = (load_next, load_first, list_both)
+
+
 @pytest.mark.parametrize("up", list(itertools.product((True, False), repeat=3)))
 def test_each_state_of_the_tiers_answers_as_promised(
     make: Callable[..., Machine], tiers: Tiers, up: tuple[bool, bool, bool]
 ) -> None:
-    """Saves and loads go on with any of the tiers down; the answer names the tier."""
+    """Saves, loads and lists go on with any of the tiers down; the answer names the tier."""
     hot, emergency, master = up
     here = make()
     saved = here.run("save", "-", "--json", stdin=BODY)
     assert saved.code == 0, saved.err
-    id = saved.json["receipts"][0]["id"]
     assert saved.json["receipts"][0]["cached"] == "hot"
     tiers.set(hot=hot, emergency=emergency, master=master)
 
     again = here.run("save", "-", "--json", "--name", "next", stdin=b"# Next\n\nmore\n")
     receipt = again.json["receipts"][0]
+    state = State(hot, emergency, master, saved.json["receipts"][0]["id"], receipt["id"])
     assert again.code == (0 if master else 10)
-    cached = "hot" if hot else "emergency" if emergency else ""
-    assert receipt["cached"] == (cached if master else "")
-
-    loaded = here.run("load", "next", "--json")
-    assert loaded.code == 0
-    assert loaded.json["text"].endswith("# Next\n\nmore\n")
-    expected = "hot" if hot else "emergency" if emergency else "clone"
-    assert loaded.json["tier"] == (expected if master else "outbox")
-
-    first = here.run("load", id, "--json")
-    assert first.json["text"].encode().endswith(BODY)
-    assert first.json["tier"] == ("hot" if hot else "clone")
-    assert bool(first.json["stale"]) == (not hot and not master)
+    assert receipt["cached"] == (state.cache if master else "")
+    for command in COMMANDS:
+        command(here, state)
 
     tiers.set()
     forget_failures(here)
@@ -87,7 +128,7 @@ def test_case_17_a_dead_hot_cache_costs_one_command_its_limit_and_the_next_ones_
     make: Callable[..., Machine], tiers: Tiers, mode: str
 ) -> None:
     """The breaker is remembered across processes: the second command does not even connect."""
-    here = make(hot_seconds="0.7", hot_load_seconds="0.5")
+    here = make(hot_seconds="3", hot_load_seconds="1")
     here.save(BODY)
     tiers.hot.mode = mode  # type: ignore[assignment]
     first = here.run("load")
@@ -249,3 +290,83 @@ def test_case_20_what_opens_but_is_not_masters_text_is_a_miss(
     assert loaded.code == 0
     assert loaded.out.endswith(BODY)
     assert "is not what master holds" in loaded.err
+
+
+def test_a_save_that_is_all_that_changed_leaves_sync_nothing_to_do(
+    make: Callable[..., Machine], tiers: Tiers
+) -> None:
+    """And where another machine's document came along, that one is brought by the next sync."""
+    here, other = make(), make("other")
+    here.save(BODY)
+    assert here.sync().code == 0
+    here.save(b"# Two\n")
+    with closing(Hot(tiers.direct)) as hot:
+        tip = hot.state().commit
+    assert here.sync("--json").json["report"]["hot"] == 0
+    with closing(here.archive()) as archive:
+        assert tip == archive.master.tip()
+    other.environment["ANNORIS_HOT_URL"] = ""
+    third = other.save(b"# Three\n")[0]
+    here.save(b"# Four\n")
+    with closing(Hot(tiers.direct)) as hot:
+        assert hot.state().commit == tip, "Three is not there"
+        assert here.sync("--json").json["report"]["hot"] == 1
+        assert third.id in hot.entries()
+        tip = hot.state().commit
+        here.save(b"# Five\n", project="another")
+        assert hot.state().commit == tip, "the file of its project has come along"
+
+
+def test_state_is_not_moved_from_where_it_is_not(hot_url: str) -> None:
+    """A writer that has seen another state than the one there leaves it: rows may be missing."""
+    with closing(Hot(hot_url, seconds=20)) as hot:
+        hot.put([], commit="c3", position=3, since="c1")
+        assert hot.state().commit == ""
+        hot.put([], commit="c3", position=3, since="")
+        hot.put([], commit="c4", position=4, since="c3")
+        assert hot.state().commit == "c4"
+
+
+def test_both_caches_dead_cost_a_load_one_limit(make: Callable[..., Machine], tiers: Tiers) -> None:
+    """The emergency cache gets its share of the time, not the same again."""
+    here = make(hot_load_seconds="3")
+    here.save(BODY)
+    tiers.hot.mode = tiers.emergency.mode = "blackhole"
+    with closing(here.archive()) as archive:
+        started = time.monotonic()
+        rows, tier = archive.caches.find("newest", "demo", "")
+        took = time.monotonic() - started
+    assert (rows, tier) == ([], None)
+    assert took < 5
+    assert len(archive.caches.complaints) == 2
+
+
+def test_a_full_redis_is_a_miss_and_no_failure(
+    make: Callable[..., Machine], tiers: Tiers, valkey: Valkey
+) -> None:
+    """A save says nothing of it, and what it took before is read on."""
+    here = make()
+    tiers.set(hot=False)
+    first = here.save(BODY)[0]
+    with redis.Redis.from_url(valkey.url) as client:
+        client.config_set("maxmemory", "1")
+        try:
+            saved = here.run("save", "-", "--json", stdin=b"# Two\n")
+            loaded = here.run("load", first.id, "--json")
+        finally:
+            client.config_set("maxmemory", "0")
+    assert (saved.code, saved.json["receipts"][0]["cached"]) == (0, "")
+    assert "Redis" not in saved.err
+    assert loaded.json["tier"] == "emergency"
+
+
+def test_the_emergency_cache_takes_the_last_documents_of_a_large_save(
+    make: Callable[..., Machine], tiers: Tiers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caches, "_MOST", 3)
+    here = make()
+    tiers.set(hot=False)
+    receipts = here.save(*(b"# Note %d\n" % number for number in range(5)))
+    assert {receipt.cached for receipt in receipts} == {""}
+    with closing(Emergency(tiers.emergency_url, seconds=20)) as emergency:
+        assert emergency.entries().keys() == {receipt.id for receipt in receipts[2:]}

@@ -303,11 +303,24 @@ def test_a_server_that_dies_is_down_and_comes_back_empty(tmp_path: Path) -> None
         assert emergency.count() == 0
 
 
-def test_a_full_server_is_down_and_says_so(tmp_path: Path) -> None:
-    with Valkey(tmp_path / "full") as full, opened(full.url) as emergency:
+def test_a_full_server_takes_nothing_and_keeps_no_older_revision(tmp_path: Path) -> None:
+    """It is no failure; what is there is read on, and removed."""
+    old, other = cached(name="old"), cached(name="other")
+    with Valkey(tmp_path / "full") as full, opened(full.url, seconds=5) as emergency:
+        emergency.put(old)
+        emergency.put(other)
         with redis.Redis.from_url(full.url) as client:
             client.config_set("maxmemory", "1")
-        assert "maxmemory" in ends(lambda: emergency.put(cached())).message
+            assert (emergency.memory().most, emergency.memory().policy) == (1, "noeviction")
+            assert not emergency.put(cached(name="new"))
+            assert not emergency.put(cached(old.session.id, 2))
+            assert emergency.get(old.session.id) is emergency.named("demo", "new") is None
+            assert emergency.get(other.session.id) == other
+            assert not emergency.remove(other.session.id, 2)
+            assert emergency.get(other.session.id) is None
+            client.config_set("maxmemory", "0")
+            assert emergency.put(newer := cached(old.session.id, 3))
+            assert emergency.get(old.session.id) == newer
 
 
 def test_a_wrong_password_is_named_by_no_error(valkey: Valkey) -> None:

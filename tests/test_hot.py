@@ -17,7 +17,7 @@ import pytest
 
 from annoris import hot as module
 from annoris.errors import ConfigError, StorageError, TierDown
-from annoris.hot import Hot, HotState
+from annoris.hot import Hot, HotState, Stock
 from annoris.model import Cached, Deadline, Held, Project, Run, Session
 from tests.support.proxy import Proxy
 from tests.support.servers import Postgres
@@ -401,6 +401,49 @@ def test_reseal_replaces_the_envelope_that_it_was_made_from_and_no_other(hot: Ho
     assert hot.reseal([]) == 0
 
 
+def test_a_row_is_discarded_only_as_it_was_seen(hot: Hot) -> None:
+    row, empty = cached(position=3), cached(content="")
+    hot.put([row, empty])
+    for other in (replace(row, position=4), replace(row, checksum="d" * 32), cached(position=3)):
+        assert hot.discard(other) == 0
+    assert hot.discard(replace(row, content="other")) == 0
+    assert hot.discard(row) == hot.discard(empty) == 1
+    assert hot.entries() == {}
+    assert hot.put([replace(row, position=1)]) == 1
+
+
+def test_stock_names_what_was_saved_last_of_all_projects(hot: Hot) -> None:
+    assert hot.stock() == Stock(0)
+    never = cached(saved="", title="Never")
+    hot.put([never, cached(title="Old")])
+    newest = cached(project="other", title="Back\\slash", saved="2026-11-24T00:00:00Z")
+    hot.put([newest], removed=[(never.session.id, 9)])
+    assert hot.stock() == Stock(2, "Back\\slash", "2026-11-24T00:00:00Z")
+
+
+def test_contents_are_counted_by_their_key(hot: Hot) -> None:
+    hot.put([
+        cached(content="annoris1.A256GCM.0a1b2c3d.nonce.text."),
+        cached(content="annoris1.zA256GCM.0a1b2c3d." + "n" * 90),
+        cached(content="annoris1.zA256GCM.ffffffff.0a1b2c3d.x."),
+        cached(content=""),
+    ])  # fmt: skip
+    assert [hot.sealed_by(id) for id in ("0a1b2c3d", "ffffffff", "00000000")] == [2, 1, 0]
+
+
+def test_a_trial_writes_nothing(hot: Hot, hot_url: str, postgres: Postgres) -> None:
+    hot.put([row := cached()])
+    hot.try_writing()
+    assert hot.get(row.session.id) == [row]
+    ask(hot_url, "UPDATE state SET version = -1")
+    hot.prepare(trial=True)
+    assert ask(hot_url, "SELECT version FROM state") == [(-1,)]
+    with opened(postgres.create_database(f"trial-{uuid.uuid4().hex[:8]}")) as blank:
+        blank.prepare(trial=True)
+        assert blank.state() == HotState()
+        assert abs(blank.clock()) < 30
+
+
 def test_the_first_key_proof_is_the_one_that_counts(hot: Hot) -> None:
     assert hot.prove("one") == "one"
     assert hot.prove("two") == "one"
@@ -507,6 +550,7 @@ def test_each_query_is_served_by_an_index_at_100_000_rows(
     assert len(hot.runs(20)) == 20
     hot.put([cached(id)], removed=[(id, 1)])
     assert hot.evict(69) > 500
+    hot.discard(cached(id))
     for statement, values in asked:
         plan = "\n".join(str(line) for (line,) in _plan(hot_url, statement, values))
         assert not re.search(r"Seq Scan on (sessions|sync_log)", plan), f"{statement}\n{plan}"

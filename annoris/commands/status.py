@@ -8,10 +8,11 @@ from annoris.commands import Json, Quiet, archive, speak
 
 
 def status(json: Json = False, quiet: Quiet = False) -> None:
-    """Show where one stands. Project, master, newest session, what waits.
+    """Show where one stands. Project, master, newest session, what waits, each tier.
 
     \b
     annoris status
+    annoris status --json
     """
     from annoris import upkeep
     from annoris.console import ago
@@ -25,18 +26,21 @@ def status(json: Json = False, quiet: Quiet = False) -> None:
         from annoris.alerts import Alerts
 
         alerts = [("alerts", Alerts(where.settings).condition())]
-    speak(json, quiet).facts(
+    output = speak(json, quiet)
+    output.facts(
         [
             ("project", found.project),
             ("newest", newest),
             ("sessions", f"{found.sessions} in {found.projects} projects"),
             ("master", f"{found.master} ({found.branch})"),
             ("state", found.stale or f"in step, checked {ago(found.checked)}"),
-            *found.caches,
             ("outbox", waiting if found.waiting or found.aside else "empty"),
             *alerts,
+            ("key", found.key or "none"),
             ("data", found.data),
             ("config", found.config or "none: defaults"),
         ],
         status=asdict(found) | dict(alerts),
     )
+    if not json:
+        output.tiers(found.tiers)
