@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
 
 $(INSTALLED): pyproject.toml annoris/__init__.py
 	$(PYTHON) -m venv .venv
@@ -36,10 +36,17 @@ format: $(INSTALLED)  ## Mend what can be mended by itself
 coverage: $(INSTALLED)  ## Tests with branch coverage
 	$(BIN)/pytest -n 2 --cov --cov-report=term-missing:skip-covered
 
+# Folders of bin with a colon between; by default what Debian and its kin have.
+ANNORIS_POSTGRES ?= $(subst $(eval ) ,:,$(wildcard /usr/lib/postgresql/*/bin))
+
+test-postgres: $(INSTALLED)  ## The tests of the hot cache on other versions of PostgreSQL
+	@test -n '$(ANNORIS_POSTGRES)' || { echo 'name some: make test-postgres ANNORIS_POSTGRES=/path/to/bin'; exit 2; }
+	ANNORIS_POSTGRES='$(ANNORIS_POSTGRES)' $(BIN)/pytest -n 2 tests/test_hot.py tests/test_caches.py
+
 bench: $(INSTALLED)  ## Time each verb against its floor
 	$(BIN)/python benchmarks/bench.py
 
 clean:  ## Remove what these targets made
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo test lint type format coverage bench clean
+.PHONY: help install demo test test-postgres lint type format coverage bench clean

@@ -59,10 +59,16 @@ def machine(tmp_path: Path) -> Callable[..., Machine]:
     return make
 
 
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+# Folders with the programs of other versions of PostgreSQL, to run the tests on these instead.
+_POSTGRES = [path for path in os.environ.get("ANNORIS_POSTGRES", "").split(os.pathsep) if path]
+
+
+@pytest.fixture(scope="session", params=_POSTGRES or [""], ids=lambda path: path or "wheel")
+def postgres(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Postgres]:
     """One PostgreSQL for all tests of a process; stop it only if you start it again."""
-    with Postgres(tmp_path_factory.mktemp("postgres")) as running:
+    with Postgres(tmp_path_factory.mktemp("postgres"), programs=request.param) as running:
         yield running
 
 

