@@ -412,3 +412,58 @@ def test_what_only_waits_here_is_not_answered_as_master(make: Machines, tiers: T
         assert "newer" in loaded.stale
         with pytest.raises(Unavailable, match="not on master yet"):
             archive.load(waiting.id, source="clone")
+
+
+# --- retiring ------------------------------------------------------------------------------------
+
+
+def test_a_key_is_retired_once_nothing_needs_it(keyed: Machines, tiers: Tiers) -> None:
+    """Not the current one, not an unknown one, not one that seals anything or the proof."""
+    here = keyed()
+    here.save(BODY)
+    old = ring_of(here).current
+    assert here.run("key", "retire", old.id).code == 8
+    assert here.run("key", "retire", "00000000").code == 8
+    keys.bring(settings_of(here), envelope.new_key().text())
+    refused = here.run("key", "retire", old.id)
+    assert refused.code == 8
+    assert "1 contents" in refused.err
+    with psycopg.connect(tiers.direct) as db:
+        db.execute("UPDATE annoris.sessions SET content = NULL")
+    refused = here.run("key", "retire", old.id)
+    assert (refused.code, len(ring_of(here).keys)) == (8, 2)
+    assert "the proof" in refused.err
+    assert "annoris key rotate" in refused.err
+    keys.rotate(settings_of(here))
+    tiers.set(hot=False)
+    assert here.run("key", "retire", old.id).code == 5, "nobody knows what it needs"
+    tiers.set()
+    done = here.run("key", "retire", old.id.upper(), "--json")
+    assert done.code == 0, done.err
+    assert done.json["key"]["older"] == []
+    assert old not in ring_of(here).keys
+    assert here.run("load", "--json").json["text"].encode().endswith(BODY)
+
+
+def test_a_key_is_retired_without_a_hot_cache_too(machine: Machines) -> None:
+    here = machine()
+    keys.create(settings_of(here))
+    old = ring_of(here).current
+    keys.rotate(settings_of(here))
+    said = here.run("key", "retire", old.id)
+    assert said.code == 0
+    assert old.id in said.err
+    assert len(ring_of(here).keys) == 1
+
+
+def test_no_key_is_retired_while_master_is_sealed(machine: Machines) -> None:
+    """History is for ever, and so are the keys that it goes by."""
+    here = machine(encryption_scope="everything")
+    keys.create(settings_of(here))
+    old = ring_of(here).current
+    here.save(BODY)
+    assert here.run("key", "rotate").code == 0
+    refused = here.run("key", "retire", old.id)
+    assert refused.code == 8
+    assert "history" in refused.err
+    assert old in ring_of(here).keys

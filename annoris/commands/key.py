@@ -152,6 +152,31 @@ def rotate(json: Json = False, quiet: Quiet = False) -> None:
     )
 
 
+@app.command()
+def retire(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Eight hex digits; see annoris key.")],
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Throw an older key away. Not while the hot cache needs it, nor on a sealed master.
+
+    Contents of older dumps that are under it do not open any more.
+
+    \b
+    annoris key retire 3f2a9c1e
+    """
+    from annoris import keys
+
+    state = keys.retire(settings(), key_id.lower())
+    output = speak(json, quiet)
+    if json:
+        output.emit(key=asdict(state))
+    output.note(
+        f"key {key_id.lower()} is gone from here; left: {state.current}, the current one"
+        f"{''.join(f', {older}' for older in state.older)}"
+    )
+
+
 def _passphrase(path: str) -> str | None:
     return _text(path).rstrip("\r\n") if path else None
 
