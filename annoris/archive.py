@@ -326,10 +326,15 @@ class Archive:
         deadline = Deadline(self.settings.master.push_seconds)
         return Publisher(self.follower).edit(path, change, message, deadline)
 
-    def record(self, run: Run) -> None:
-        """Note a run here and, where there is a hot cache that works, in its sync_log."""
-        self.runs.add(run)
-        self.caches.log(run)
+    def record(self, run: Run, *, shared: bool = True) -> None:
+        """Note a run here and, where there is a hot cache that works, in its sync_log.
+
+        Not there when it is not to be ``shared`` now; a full sync brings it there later.
+        """
+        noted = replace(run, key=run.key or os.urandom(12).hex())
+        self.runs.add(noted)
+        if shared:
+            self.caches.log([noted])
 
     # --- loading -----------------------------------------------------------------------------
 

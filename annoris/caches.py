@@ -28,7 +28,7 @@ from annoris.errors import (
 )
 from annoris.follow import make_row
 from annoris.master import oid_of
-from annoris.model import Cached, Deadline, Entry, Held, Project, Run, Session, Tier
+from annoris.model import Cached, Deadline, Project, Run, Session, Tier
 from annoris.retry import patiently
 from annoris.settings import Settings
 
@@ -142,7 +142,26 @@ class Caches:
         return replace(said, id=session.id, saved=session.saved, created=session.created)
 
     def open(self, row: Cached) -> bytes | None:
-        """The bytes of a row, checked; None when it holds none, or none that are right."""
+        """The bytes of a row, checked; None when it holds none, or none that are right.
+
+        One that is damaged is replaced by the next ``store``.
+        """
+        try:
+            return self._opened(row)
+        except KeyProblem as error:
+            self._complain(f"the cached copy of {row.session.path} {error.message}")
+            if isinstance(error, (Tampered, Truncated)):  # under another key it may be good
+                self.replace(row)
+            return None
+
+    def read(self, row: Cached) -> tuple[bytes | None, str]:
+        """The bytes of a row, or why those that it holds must not be shown."""
+        try:
+            return self._opened(row), ""
+        except KeyProblem as error:
+            return None, error.message
+
+    def _opened(self, row: Cached) -> bytes | None:
         from annoris.envelope import open_  # noqa: PLC0415
 
         if not row.content:
@@ -151,15 +170,11 @@ class Caches:
         try:
             data = open_(row.content, ring=self._keys(), session=session.id, oid=session.oid)
         except KeyProblem as error:
-            self._complain(f"the cached copy of {session.path} can't be read: {error.message}")
-            if isinstance(error, (Tampered, Truncated)):  # under another key it may be good
-                self.replace(row)
-            return None
+            raise type(error)(f"can't be read: {error.message}", hint=error.hint) from error
         # The blob id of a sealed master is that of an envelope; the tag covers it all the same.
         other = not self._everything and oid_of(data) != session.oid
-        if other or _md5(data) != row.checksum:
-            self.distrust(row)
-            return None
+        if other or md5(data) != row.checksum:
+            raise Tampered("is not what master holds")
         return data
 
     def distrust(self, row: Cached) -> None:
@@ -189,7 +204,7 @@ class Caches:
         """
         limits = self._settings.hot
         try:
-            rows = [self._sealed(session, data, position) for session, data in documents]
+            rows = [self.sealed(session, data, position) for session, data in documents]
         except (AnnorisError, OSError) as error:
             self._complain(f"the caches are left out: {error}")
             return None
@@ -212,50 +227,27 @@ class Caches:
                 return
         self.ask_emergency(lambda cache: [cache.remove(id, at) for id, at in gone], deadline)
 
-    def project(
-        self,
-        sessions: Callable[[], dict[str, Session]],
-        blobs: Callable[[Iterable[Entry]], Iterator[tuple[Entry, bytes]]],
-        tip: str,
-        position: int,
-        master: str,
-        projects: Callable[[], list[Project]],
-    ) -> int | None:
-        """Make the hot cache show ``tip``: what differs is written, what is gone is a tombstone.
+    def hot(self, work: Callable[[Hot], T], seconds: float, *, insist: bool = False) -> T | None:
+        """What the hot cache answers to ``work``, which may write; None while it can't be used.
 
-        Answers how many rows changed; None when the hot cache can't take part.
+        ``why_not`` then says why. ``work`` may be called twice. ``insist``: ask it, whatever the
+        breaker remembers.
         """
-        if not self._settings.hot.url:
-            return None
 
-        def bring(hot: Hot) -> int:
+        def proved(hot: Hot) -> T:
             self._prove(hot)
-            hot.evict(self._settings.hot.retention_days)
-            state = hot.state()
-            if (state.commit, state.master) == (tip, master):
-                return 0
-            want, have = sessions(), hot.entries()
-            late = [row for row in want.values() if _differs(have.get(row.id), row)]
-            by_path = {row.path: row for row in late}
-            rows = (
-                self._sealed(by_path[entry.path], data, position)
-                for entry, data in blobs(Entry(row.path, row.oid) for row in late)
-            )
-            gone = [
-                (id, position) for id, held in have.items() if not held.deleted and id not in want
-            ]
-            changed = hot.projects(map(self._filed, projects()), whole=True)
-            changed += hot.put(
-                rows, commit=tip, position=position, master=master, removed=gone, force=True
-            )
-            return changed
+            return work(hot)
 
-        return self.ask_hot(bring, self._settings.hot.sync_seconds)
+        return self.survey(proved, seconds, insist=insist)
 
-    def log(self, run: Run) -> None:
-        """Note a run in the hot cache's sync_log, if it works."""
-        if self._settings.hot.url:
-            self.ask_hot(lambda hot: hot.log(run), self._settings.hot.seconds)
+    def survey(self, work: Callable[[Hot], T], seconds: float, *, insist: bool = True) -> T | None:
+        """The same for ``work`` that only reads. Whether it answers at all is found out first."""
+        limits = self._settings.hot
+        if not limits.url:
+            return None
+        if self.ask_hot(lambda hot: hot.ping(), limits.seconds, insist=insist) is None:
+            return None
+        return self.ask_hot(work, seconds)
 
     def claim(
         self, alerts: Iterable[tuple[str, bool]], holder: str, seconds: float
@@ -265,6 +257,45 @@ class Caches:
             return None
         claimed = list(alerts)
         return self.ask_hot(lambda hot: hot.claim(claimed, holder, seconds), 1.0)
+
+    def unfit_key(self, proof: str) -> str:
+        """Why the hot cache's contents are not for this machine's keys; empty when they are."""
+        from annoris import envelope  # noqa: PLC0415
+
+        try:
+            if proof:
+                envelope.check(self._keys(), proof)
+        except KeyProblem as error:
+            self.key_problem = f"{error.message}\n{error.hint}"
+            return error.message
+        return ""
+
+    def emergency(self, work: Callable[[Emergency], T]) -> T | None:
+        """What the emergency cache answers to ``work``; None while it can't be used.
+
+        It is asked whatever the breaker remembers, and given longer than for a save or a load.
+        """
+        return self.ask_emergency(work, Deadline(self._settings.hot.seconds), insist=True)
+
+    def log(self, runs: Iterable[Run]) -> int:
+        """Note runs in the hot cache's sync_log, if it works; answers how many are new there."""
+        ours = {run.key: run for run in runs}
+        if not self._settings.hot.url or not ours:
+            return 0
+
+        def bring(hot: Hot) -> int:
+            if not hot.state().version:  # a note is no reason to make tables
+                return 0
+            new = hot.unlogged(ours) if len(ours) > 1 else ours
+            return sum(hot.log(ours[key]) > 0 for key in ours if key in new)
+
+        return self.ask_hot(bring, self._settings.hot.seconds) or 0
+
+    def runs(self, limit: int, kind: str) -> list[Run] | None:
+        """What the hot cache's sync_log says, newest first; None while it does not answer."""
+        if not self._settings.hot.url:
+            return None
+        return self.ask_hot(lambda hot: hot.runs(limit, kind), self._settings.hot.seconds)
 
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
@@ -294,13 +325,17 @@ class Caches:
         self._shown = step.tip
         return changed
 
-    def _sealed(self, session: Session, data: bytes, position: int) -> Cached:
+    def sealed(
+        self, session: Session, data: bytes, position: int, *, content: bool = True
+    ) -> Cached:
+        """A session as caches hold it; without ``content`` only what is said of it."""
         from annoris.envelope import seal  # noqa: PLC0415
 
-        content = seal(data, key=self._keys().current, session=session.id, oid=session.oid)
-        return Cached(self._listed(session), position, _md5(data), content)
+        key = self._keys().current
+        sealed = seal(data, key=key, session=session.id, oid=session.oid) if content else ""
+        return Cached(self.listed(session), position, md5(data), sealed)
 
-    def _listed(self, session: Session) -> Session:
+    def listed(self, session: Session) -> Session:
         """As a cache lists a session: with everything sealed, by codes for its names alone."""
         if not self._everything:
             return session
@@ -316,7 +351,7 @@ class Caches:
             body_md5="",
         )
 
-    def _filed(self, project: Project) -> Project:
+    def filed(self, project: Project) -> Project:
         """As the hot cache lists a project: with everything sealed, by codes and nothing else."""
         if not self._everything:
             return project
@@ -368,12 +403,15 @@ class Caches:
         left = deadline.left()
         return max(left - _SHARE, left / 2) if self._settings.emergency.url else left
 
-    def ask_hot(self, work: Callable[[Hot], T], seconds: float) -> T | None:
+    def ask_hot(
+        self, work: Callable[[Hot], T], seconds: float, *, insist: bool = False
+    ) -> T | None:
         """What the hot cache answers within ``seconds``; None while it can't.
 
         ``work`` is done again where the connection was lost, so it must be able to.
+        ``insist``: ask, whatever the breaker remembers.
         """
-        if self._breaker.blocked("hot"):
+        if self._breaker.blocked("hot") and not insist:
             return None
         from annoris.hot import Hot  # noqa: PLC0415
 
@@ -407,10 +445,12 @@ class Caches:
             self._proved = False
             return work(hot)
 
-    def ask_emergency(self, work: Callable[[Emergency], T], deadline: Deadline) -> T | None:
+    def ask_emergency(
+        self, work: Callable[[Emergency], T], deadline: Deadline, *, insist: bool = False
+    ) -> T | None:
         """What the emergency cache answers by the deadline or in its share, or None."""
         limits = self._settings.emergency
-        if not limits.url or self._breaker.blocked("emergency"):
+        if not limits.url or (self._breaker.blocked("emergency") and not insist):
             return None
         from annoris.emergency import Emergency  # noqa: PLC0415
 
@@ -444,9 +484,6 @@ class Caches:
                 cache.close()
 
 
-def _differs(held: Held | None, row: Session) -> bool:
-    return held is None or held.deleted or (held.oid, held.path) != (row.oid, row.path)
-
-
-def _md5(data: bytes) -> str:
+def md5(data: bytes) -> str:
+    """The checksum of a document, as caches hold it."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()

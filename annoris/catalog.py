@@ -27,7 +27,7 @@ from typing import Any
 from annoris.errors import StorageError, UsageError
 from annoris.model import CAPTURED, Deadline, Hit, Project, ProjectFile, Session
 
-VERSION = 2  # of sql/catalog.sql; a catalog of another version is thrown away
+VERSION = 3  # of sql/catalog.sql; a catalog of another version is thrown away
 _TEXTLESS = -VERSION  # the version of one without texts, so that no text stays in the file
 
 _BUSY_SECONDS = 5.0
@@ -153,6 +153,13 @@ class Catalog:
 
     def _opened(self) -> sqlite3.Connection:
         return _open(self._path, VERSION if self._text else _TEXTLESS)
+
+    def discard(self) -> None:
+        """Throw the file away; the next ``apply`` fills a new one."""
+        self._db.close()
+        with suppress(OSError):
+            _delete(self._path)
+        self._db = self._opened()
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -382,6 +389,49 @@ class Catalog:
         """Layer 0 as path → blob id."""
         rows = self._rows("SELECT path, oid FROM sessions WHERE layer = 0")
         return {_decoded(path): oid for path, oid in rows}
+
+    def doubles(self) -> dict[str, str]:
+        """Files on master that ask for an id that another one keeps: path → that id."""
+        rows = self._rows(
+            "SELECT path, claim FROM sessions WHERE layer = 0 AND claim <> id ORDER BY path"
+        )
+        return {_decoded(path): claim for path, claim in rows}
+
+    def of(self, ids: Iterable[str], paths: Iterable[str]) -> Sessions:
+        """What master holds under these ids or at these paths."""
+        found = [row for id in ids for row in self._sessions("id = ? AND layer = 0", id)]
+        found += [row for path in paths for row in self._sessions("path = ? AND layer = 0", path)]
+        return list({row.path: row for row in found}.values())
+
+    # --- what verify knows -------------------------------------------------------------------
+
+    def damage(self) -> str:
+        """What SQLite holds against the file, the full-text index included; empty when sound."""
+        try:
+            said = [row[0] for row in self._rows("PRAGMA integrity_check(3)")]
+            if said != ["ok"]:
+                return "; ".join(map(str, said))
+            with self._guarded():
+                self._run("INSERT INTO texts (texts, rank) VALUES ('integrity-check', 1)")
+        except StorageError as error:
+            return error.message
+        return ""
+
+    def examined(self) -> Iterator[tuple[str, str, str]]:
+        """What was found out about documents: (blob id, path, words of ``examine``)."""
+        for oid, path, said in self._rows("SELECT oid, path, said FROM examined"):
+            yield str(oid), _decoded(path), str(_decoded(said))
+
+    def examine(self, found: Iterable[tuple[str, str, str]], stale: Iterable[str]) -> None:
+        """Keep what was found out about documents, and forget the ``stale`` blob ids."""
+        with self._guarded(), self._db:
+            self._run("BEGIN IMMEDIATE")
+            for oid in stale:
+                self._run("DELETE FROM examined WHERE oid = ?", oid)
+            for oid, path, said in found:
+                self._run("INSERT OR REPLACE INTO examined VALUES (?, ?, ?)", oid, path, said)
+
+    # --- reading, for people -----------------------------------------------------------------
 
     def near(self, text: str, project: str | None, limit: int = 5) -> Names:
         """What a mistyped selector may have meant, best first: names and titles.

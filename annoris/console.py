@@ -12,23 +12,27 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from annoris.errors import AnnorisError
 from annoris.model import (
+    Audit,
     Draft,
     Drilled,
     Dumped,
+    Finding,
     Hit,
     Loaded,
     Project,
+    Projected,
     Receipt,
     Report,
     Restored,
     Revision,
+    Run,
     Session,
     Shelved,
     TierStanding,
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from annoris.workspace import Drift
 
 SCHEMA_VERSION = 1
+_MOST = 20  # findings of one kind that are told
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -214,16 +219,85 @@ class Output:
         for receipt in (*report.conflicts, *report.set_aside):
             self.line(_receipt_line(receipt))
         if not self.quiet:
-            moved = (
-                "nothing new"
-                if report.before == report.after
-                else (f"{report.before[:8] or 'nothing'} to {report.after[:8]}")
-            )
-            cached = "" if report.hot is None else f", {report.hot} rows of the hot cache changed"
+            self._synced(report)
+        for item in report.projections:
+            if item.state == "refused":
+                self.warn(f"{item.tier}: {item.why}; if that is meant: annoris sync --force")
+            elif item.why and not self.quiet:
+                self.warn(f"{item.tier} is left out: it {item.why}")
+        self.findings(report.findings)
+
+    def _synced(self, report: Report) -> None:
+        moved = (
+            "nothing new"
+            if report.before == report.after
+            else f"{report.before[:8] or 'nothing'} to {report.after[:8]}"
+        )
+        if report.dry:
+            self.line(f"would deliver {report.pushed}, take {moved}; nothing was changed")
+            for what, names in (("deliver", report.outgoing), ("take", report.incoming)):
+                for name in names:
+                    self.line(f"  {what:<8} {_cell(name)}")
+        else:
             self.line(
                 f"in step with master: {report.sessions} sessions, {report.pushed} delivered, "
-                f"{moved}{cached} ({report.milliseconds} ms)"
+                f"{moved} ({report.milliseconds} ms)"
             )
+        rows = [_projected(item) for item in report.projections if _moved(item) or report.full]
+        self.table(("tier", "added", "changed", "removed", "healed", "evicted", "ms"), rows)
+
+    def audit(self, audit: Audit, *, repaired: bool) -> None:
+        """What a verify found; silent under --quiet when that is nothing."""
+        if self.json:
+            self.emit(audit=asdict(audit))
+            return
+        self.findings(audit.findings)
+        left = sum(not item.healed for item in audit.findings)
+        looked = ", ".join(f"{count} {what}" for what, count in audit.checked.items())
+        if not self.quiet:
+            found = f"{left} findings" if left else "all is well"
+            healed = len(audit.findings) - left
+            mended = f", {healed} healed" if repaired else ""
+            self.line(f"{found}{mended}: {looked} ({audit.milliseconds} ms)")
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        """What needs a person, on stderr; many of one kind are told by some of them."""
+        told: dict[str, int] = {}
+        for item in findings:
+            told[item.kind] = told.get(item.kind, 0) + 1
+            if told[item.kind] <= _MOST:
+                about = f" {item.about}" if item.about else ""
+                mend = "  healed" if item.healed else f"  {item.mend}" if item.mend else ""
+                self.warn(f"{item.kind}: {item.where}{about}: {item.message}")
+                if mend:
+                    print(safe(mend), file=sys.stderr)
+        for kind, count in told.items():
+            if count > _MOST:
+                self.warn(f"{kind}: and {count - _MOST} more; --json shows them all")
+
+    def runs(self, runs: Sequence[Run], where: str) -> None:
+        """Past runs, and which log told."""
+        if self.json:
+            self.emit(runs=[asdict(run) for run in runs], log=where)
+            return
+        if not runs:
+            self.note("nothing was run yet")
+        if where == "here":
+            self.note("the log of this machine alone; with a hot cache there is one of all")
+        self.table(
+            ("started", "kind", "status", "by", "on", "what"),
+            [
+                (
+                    ago(run.started) if _terminal() else run.started,
+                    run.kind,
+                    run.status,
+                    run.source,
+                    run.host,
+                    _summary(run.details),
+                )
+                for run in runs
+            ],
+        )
 
     def outbox(self, waiting: Sequence[Draft], aside: Sequence[tuple[Draft, str]]) -> None:
         if self.json:
@@ -416,16 +490,19 @@ class Output:
         console.print(Markdown(body))
 
     @contextlib.contextmanager
-    def working(self, what: str) -> Iterator[None]:
-        """A spinner on a terminal, once the work has taken a second."""
+    def working(self, what: str) -> Iterator[Callable[[str, int, int], None]]:
+        """A bar on a terminal, once the work has taken a second.
+
+        What it yields takes the part that is under way, and how much of how many are done.
+        """
+        stop, state = threading.Event(), _State(what)
         if self.quiet or self.json or not sys.stderr.isatty():
-            yield
+            yield state.tell
             return
-        stop = threading.Event()
-        thread = threading.Thread(target=_spin, args=(what, stop), daemon=True)
+        thread = threading.Thread(target=_spin, args=(state, stop), daemon=True)
         thread.start()
         try:
-            yield
+            yield state.tell
         finally:
             stop.set()
             thread.join()
@@ -501,13 +578,30 @@ def ago(moment: str) -> str:
     return f"{int(seconds)} s ago" if seconds >= 1 else "just now"
 
 
-def _spin(what: str, stop: threading.Event) -> None:
+@dataclass(slots=True)
+class _State:
+    """How far the work is; without a total nobody knows."""
+
+    what: str
+    done: int = 0
+    total: int = 0
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        self.what, self.done, self.total = what, done, total
+
+
+def _spin(state: _State, stop: threading.Event) -> None:
     if stop.wait(1.0):
         return
     from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
 
-    with Console(stderr=True).status(f"{what} …"):
-        stop.wait()
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(state.what, total=None)
+        while not stop.wait(0.1):
+            bar.update(
+                task, description=state.what, completed=state.done, total=state.total or None
+            )
 
 
 def _terminal() -> bool:
@@ -576,6 +670,23 @@ def _tier_row(tier: TierStanding) -> tuple[str, str, str, str, str]:
 
 def _seconds_to(moment: str) -> int:
     return max(0, round((datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds()))
+
+
+def _moved(item: Projected) -> bool:
+    return any((item.added, item.changed, item.removed, item.healed, item.evicted))
+
+
+def _projected(item: Projected) -> tuple[str, ...]:
+    counts = (item.added, item.changed, item.removed, item.healed, item.evicted, item.milliseconds)
+    return (item.tier, *map(str, counts))
+
+
+def _summary(details: dict[str, Any]) -> str:
+    """The counts of a run in one line; the error of one that failed."""
+    if error := details.get("error"):
+        return str(error)
+    counts = {key: value for key, value in details.items() if type(value) is int and value}
+    return ", ".join(f"{key} {value}" for key, value in counts.items())
 
 
 def _counted(receipts: Sequence[Receipt]) -> str:

@@ -64,6 +64,12 @@ local held = redis.call('HMGET', KEYS[1], 'position', 'oid', 'meta')
 if not held[1] or held[2] == '' then return {} end
 return {held[1], held[3], redis.call('GET', ARGV[1] .. held[2]) or ''}
 """
+# KEYS: head. ARGV: where values are.
+_DROP = """
+local oid = redis.call('HGET', KEYS[1], 'oid')
+if oid then redis.call('DEL', ARGV[1] .. oid) end
+return redis.call('DEL', KEYS[1])
+"""
 # KEYS: index. ARGV: what orders sessions, id, TTL. Forward only; the same session anyway.
 _POINT = """
 local held = redis.call('HMGET', KEYS[1], 'order', 'id')
@@ -171,6 +177,11 @@ class Emergency:
         move = self._moving(id, position, "", "", "")
         return bool(self._ask(lambda server: server.execute_command("EVAL", *move)))
 
+    def drop(self, id: str) -> bool:
+        """Take what is here of a session away, whatever it is; a writer may bring it again."""
+        found = ("EVAL", _DROP, 1, self._head(id), self._values(id))
+        return bool(self._ask(lambda server: server.execute_command(*found)))
+
     def get(self, id: str) -> Cached | None:
         """The newest revision seen of a session; without content when that was too big."""
         get = ("EVAL", _GET, 1, self._head(id), self._values(id))
@@ -189,7 +200,7 @@ class Emergency:
         return found if known == (project, name) else None
 
     def entries(self) -> dict[str, tuple[str, int]]:
-        """Blob id and position of every session that is here, by id."""
+        """Blob id and position of every session that is here, by id; -1 where that is damaged."""
         heads = self._head("*")
         before, after = heads.split("*")
 
@@ -200,9 +211,12 @@ class Emergency:
                     pipe.hmget(key, "oid", "position")
                 answers = pipe.execute() if keys else []
             return {
-                key.removeprefix(before).removesuffix(after): (oid.decode(), int(position))
+                key.removeprefix(before).removesuffix(after): (
+                    (oid or b"").decode(errors="replace"),
+                    int(position) if position and position.isdigit() else -1,
+                )
                 for key, (oid, position) in zip(keys, answers, strict=True)
-                if oid
+                if oid or not (position and position.isdigit())
             }
 
         return self._ask(work)

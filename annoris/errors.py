@@ -23,6 +23,7 @@
     │   └── MasterShrunk         master-shrunk  master lost so much that a person must say yes
     ├── RemoteUnreachable        unreachable  master's server did not answer, for now
     ├── Locked                   locked       another run holds the lock
+    ├── OutOfTime                deadline     a command did not end by its deadline
     ├── StorageError             storage      this machine's disk, or a cache, refused for good
     └── Queued                   queued       saved here, not on master yet
 
@@ -168,6 +169,10 @@ class RemoteUnreachable(AnnorisError):
 
 class Locked(AnnorisError):
     code = "locked"
+
+
+class OutOfTime(AnnorisError):
+    code = "deadline"
 
 
 class StorageError(AnnorisError):

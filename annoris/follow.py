@@ -39,6 +39,14 @@ class Follower:
         found = self.master.fetch(deadline)
         if not (found or before or self.master.embedded):
             found = self._first(deadline)
+        self.take(found, force=force)
+
+    def take(self, found: str, *, force: bool = False) -> None:
+        """Work from the tip that master was just found to have. The caller holds the lock.
+
+        Raises MasterShrunk as ``fetch`` does.
+        """
+        before = self.master.tip()
         if found != before:
             if found:
                 self.master.must_fit(found)
@@ -97,6 +105,15 @@ class Follower:
             self.master.must_fit(tip)
         self._project(shown, tip, fresh=fresh)
 
+    def wanted(self, path: str) -> bool:
+        """Whether the catalog shows a file on master: a session, or a project's."""
+        return self.master.included(path) or self.master.layout.is_project(path)
+
+    def rebuild(self) -> None:
+        """Make the whole catalog anew, whatever it says that it shows."""
+        self._project(self.catalog.commit, self.master.tip(), fresh=True)
+        self.overlay()
+
     def _checked_path(self) -> str:
         return f"{self.master.folder}.checked"
 
@@ -153,16 +170,13 @@ class Follower:
         """
         layout = self.master.layout
 
-        def wanted_file(path: str) -> bool:
-            return layout.included(path) or layout.is_project(path)
-
         identity, known = self.master.identity, "" if fresh else shown
         try:
-            changes = self.master.diff(known, tip, wanted_file) if known and tip else []
+            changes = self.master.diff(known, tip, self.wanted) if known and tip else []
         except StorageError:  # a clone that was made anew may never have seen that commit
             known = ""
         if not (known and tip):
-            changes = plan.changes({}, self.master.tree(tip, wanted_file))
+            changes = plan.changes({}, self.master.tree(tip, self.wanted))
         there = [Entry(change.path, change.oid) for change in changes if change.oid]
         files = [entry for entry in there if layout.is_project(entry.path)]
         # What does not open any more is shown no more; a project's file may be none any more.

@@ -31,6 +31,7 @@ from annoris.errors import (
 from annoris.model import Deadline
 
 NOTHING = subprocess.DEVNULL
+_running: set[subprocess.Popen[bytes]] = set()
 
 # What a user may say about how git reaches the network; every other GIT_ variable is dropped,
 # or git would write into the repository whose hook we were started from.
@@ -127,6 +128,7 @@ def process(
         )
     except FileNotFoundError as error:
         raise no_git() from error
+    _running.add(process)
     try:
         with process:
             try:
@@ -140,6 +142,7 @@ def process(
     finally:
         # A helper that git left behind (a credential helper, ssh) dies with its group.
         kill(process)
+        _running.discard(process)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1)  # after Ctrl-C, Popen itself does not
 
@@ -147,6 +150,12 @@ def process(
 def kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def kill_all() -> None:
+    """End every process that is under way, with its group: this process is about to end."""
+    for process in list(_running):
+        kill(process)
 
 
 def no_git() -> ConfigError:

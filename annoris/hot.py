@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Connection = psycopg.Connection[tuple[Any, ...]]
     Cursor = psycopg.Cursor[tuple[Any, ...]]
 
-VERSION = 2  # of sql/hot.sql; tables of an older version are thrown away
+VERSION = 3  # of sql/hot.sql; tables of an older version are thrown away
 
 _FEW = 50  # rows that go as parameters of one statement; more go by COPY
 _CHUNK = 50  # contents that are held in memory
@@ -107,7 +107,7 @@ ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name i
     END,
     position = excluded.position, accessed_at = COALESCE(excluded.accessed_at, held.accessed_at),
     synced_at = now(), deleted_at = NULL
-WHERE %(force)s OR held.position < excluded.position OR (
+WHERE %(force)s OR held.position <= %(upto)s OR held.position < excluded.position OR (
     held.position = excluded.position AND held.github_sha = excluded.github_sha
     AND held.deleted_at IS NULL AND (
         (held.content IS NULL OR held.content = '') AND excluded.content IS NOT NULL
@@ -125,13 +125,14 @@ FROM unnest(%(ids)s::text[], %(positions)s::int8[]) AS gone (id, position)
 GROUP BY gone.id ORDER BY gone.id
 ON CONFLICT (id) DO UPDATE SET content = NULL, position = excluded.position, synced_at = now(),
     deleted_at = COALESCE(held.deleted_at, now())
-WHERE %(force)s OR held.position < excluded.position
+WHERE %(force)s OR held.position <= %(upto)s OR held.position < excluded.position
     OR held.position = excluded.position AND held.deleted_at IS NULL
 """
 _ADVANCE = """
 UPDATE state SET commit = %(commit)s, position = %(position)s,
     master = COALESCE(NULLIF(%(master)s, ''), master)
-WHERE %(force)s OR position <= %(position)s AND commit = COALESCE(%(since)s::text, commit)
+WHERE %(force)s OR position <= greatest(%(upto)s, %(position)s)
+    AND commit = COALESCE(%(since)s::text, commit)
 """
 
 _ISO = "COALESCE(to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), '')"
@@ -154,10 +155,21 @@ _PREFIXED = """
         AND right(id::text, 8) COLLATE "C" < %(prefix)s || 'g'
 )
 """
-_ENTRIES = """
-SELECT id::text, file_path, github_sha, position, content IS NOT NULL, deleted_at IS NOT NULL
+# Neither saved nor loaded since. What puts off eviction counts here too.
+_OLD = "COALESCE(GREATEST(updated_at, accessed_at), synced_at) < now() - make_interval(days => %s)"
+_MARKED = (
+    "project", "name", "title", "priority", "status", "created_at", "updated_at", "size", "etag",
+    "literal", "body_md5",
+)  # fmt: skip
+_MARK = "md5(concat_ws(chr(31), {}))".format(
+    ", ".join(_ISO.format(name) if name.endswith("_at") else name for name in _MARKED)
+)
+_ENTRIES = f"""
+SELECT id::text, file_path, github_sha, position, content IS NOT NULL, deleted_at IS NOT NULL,
+    {_OLD}, {_MARK}
 FROM sessions
-"""
+"""  # noqa: S608 - constants only
+_NEAR = " WHERE id = ANY(%s::uuid[]) OR file_path = ANY(%s) OR position > %s"
 _CONTENTS = f"""
 SELECT {_READ} FROM sessions WHERE id = ANY(%s::uuid[]) AND deleted_at IS NULL
 """  # noqa: S608 - constants only
@@ -176,14 +188,12 @@ DELETE FROM sessions WHERE id = %s::uuid AND position = %s AND github_sha = %s A
 """
 _COUNT = "SELECT count(*) FROM sessions WHERE deleted_at IS NULL"
 # Rows that somebody is writing are not old.
-_EVICT = """
+_EVICT = f"""
 UPDATE sessions SET content = NULL WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM sessions
-    WHERE content IS NOT NULL AND COALESCE(GREATEST(updated_at, accessed_at), synced_at)
-        < now() - make_interval(days => %s)
+    SELECT ctid FROM sessions WHERE content IS NOT NULL AND {_OLD}
     FOR NO KEY UPDATE SKIP LOCKED
 ))
-"""
+"""  # noqa: S608 - constants only
 
 # A project that got another name keeps its id: the row of the old name makes way.
 _PROJECT_KEYS = ("id", "name", "status", "priority", "target", "current", "created")
@@ -218,14 +228,20 @@ WHERE (held.id, held.status, held.priority, held.target_revenue, held.current_re
     excluded.current_revenue, excluded.created_at)
 """
 
+# A run is logged once, however often it is brought here.
 _LOG = """
-INSERT INTO sync_log (kind, status, started_at, finished_at, source, host, details)
-VALUES (%s, %s, %s::timestamptz, NULLIF(%s, '')::timestamptz, %s, %s, %s::jsonb) RETURNING id
+INSERT INTO sync_log (kind, status, started_at, finished_at, source, host, details, run)
+VALUES (%s, %s, %s::timestamptz, NULLIF(%s, '')::timestamptz, %s, %s, %s::jsonb, NULLIF(%s, ''))
+ON CONFLICT (run) DO NOTHING RETURNING id
+"""
+_UNKNOWN = """
+SELECT key FROM unnest(%s::text[]) AS asked (key)
+WHERE NOT EXISTS (SELECT 1 FROM sync_log WHERE run = asked.key)
 """
 _RUNS = f"""
 SELECT kind, status, {_ISO.format("started_at")}, {_ISO.format("finished_at")}, source, host,
-    details, id
-FROM sync_log ORDER BY started_at DESC, id DESC LIMIT %s
+    details, id, COALESCE(run, '')
+FROM sync_log WHERE %s IN ('', kind) ORDER BY started_at DESC, id DESC LIMIT %s
 """  # noqa: S608 - constants only
 
 # Whoever told of a trouble may tell of it again; another one once that was long ago. Of its end
@@ -479,7 +495,7 @@ class Hot:
 
     # --- writing sessions ----------------------------------------------------------------------
 
-    def put(
+    def put(  # noqa: PLR0913 - each says how, by name
         self,
         rows: Iterable[Cached],
         *,
@@ -489,6 +505,7 @@ class Hot:
         since: str | None = None,
         removed: Iterable[tuple[str, int]] = (),
         force: bool = False,
+        upto: int = -1,
         loaded: bool = False,
     ) -> int:
         """Write sessions, and tombstones for ``removed`` (id, position); answers how many changed.
@@ -498,10 +515,11 @@ class Hot:
         content back or other metadata. A row without content leaves that of the same blob id.
         A removal wins at the same position too. With ``commit`` the state advances to it and
         its ``position``, never back, and only from ``since`` where that is given. ``force``
-        writes everything regardless. ``loaded`` counts as an access, which puts off eviction.
+        writes everything regardless, ``upto`` what is held at that position or before it.
+        ``loaded`` counts as an access, which puts off eviction.
         """
         gone = list(removed)
-        how: dict[str, object] = {"force": force, "loaded": loaded}
+        how: dict[str, object] = {"force": force, "upto": upto, "loaded": loaded}
         ids = {"ids": [id for id, _ in gone], "positions": [at for _, at in gone], **how}
         after: list[Statement] = [(_REMOVE, ids)] if gone else []
         if commit:
@@ -595,17 +613,25 @@ class Hot:
         cursor = self._run((_FIND.format(where=where, limit=limit), values))[0]
         return [_cached(row) for row in cursor]
 
-    def entries(self) -> dict[str, Held]:
-        """Everything held, by id, tombstones included."""
+    def entries(self, *, days: int = 36_500) -> dict[str, Held]:
+        """Everything held, by id, tombstones included; ``old`` after ``days``, as for ``evict``."""
         with self._talking() as (db, deadline):
             with db.pipeline():
                 self._begin(db, deadline)
             with db.cursor("entries") as cursor:
                 cursor.itersize = 5000
-                cursor.execute(_ENTRIES, binary=True)
+                cursor.execute(_ENTRIES, [days], binary=True)
                 held = {id: Held(_original(path), *rest) for id, path, *rest in cursor}
             db.execute("COMMIT")
         return held
+
+    def near(
+        self, ids: Iterable[str], paths: Iterable[str], beyond: int, *, days: int
+    ) -> dict[str, Held]:
+        """What is held of these ids or at these paths, and what is beyond a position."""
+        values = (days, list(ids), [_text(path) for path in paths], beyond)
+        found = self._run((_ENTRIES + _NEAR, values))[0]
+        return {id: Held(_original(path), *rest) for id, path, *rest in found}
 
     def contents(self, ids: Iterable[str]) -> Iterator[Cached]:
         """The sessions of these ids, some at a time and in any order; tombstones are left out."""
@@ -668,14 +694,21 @@ class Hot:
         return sum(cursor.rowcount for cursor in cursors[1:])
 
     def log(self, run: Run) -> int:
-        """Note a run; answers its id. What JSON in PostgreSQL can't hold is replaced in details."""
+        """Note a run; answers its id, 0 when it is known already.
+
+        What JSON in PostgreSQL can't hold is replaced in details.
+        """
         words = (run.kind, run.status, run.started, run.finished, run.source, run.host)
-        values = (*map(_text, words), _json(run.details))
+        values = (*map(_text, words), _json(run.details), run.key)
         found = self._run((_LOG, values))[0].fetchone()
         return int(found[0]) if found else 0
 
-    def runs(self, limit: int = 20) -> list[Run]:
-        """The last runs, newest first."""
+    def unlogged(self, keys: Iterable[str]) -> set[str]:
+        """Those of these runs' keys that the log does not know."""
+        return {key for (key,) in self._run((_UNKNOWN, (list(keys),)))[0]}
+
+    def runs(self, limit: int = 20, kind: str = "") -> list[Run]:
+        """The last runs, of one kind or of all, newest first."""
         return [
             Run(
                 kind=_original(kind),
@@ -686,9 +719,10 @@ class Hot:
                 host=_original(host),
                 details=details,
                 id=id,
+                key=key,
             )
-            for kind, status, started, finished, source, host, details, id in self._run(
-                (_RUNS, (limit,))
+            for kind, status, started, finished, source, host, details, id, key in self._run(
+                (_RUNS, (kind, limit))
             )[0]
         ]
 
@@ -983,6 +1017,15 @@ def _record(row: Cached) -> tuple[str | int | None, ...]:
         session.body_md5,
         row.position,
     )
+
+
+def mark(session: Session) -> str:
+    """The digest that ``Held.mark`` has when the row's metadata is that of the session."""
+    from hashlib import md5  # noqa: PLC0415
+
+    values = dict(zip(_COLUMNS, _record(Cached(session, 0, "")), strict=True))
+    words = [str(values[name]) if values[name] is not None else "" for name in _MARKED]
+    return md5(chr(31).join(words).encode(), usedforsecurity=False).hexdigest()
 
 
 def _cached(row: Sequence[Any]) -> Cached:

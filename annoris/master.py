@@ -22,7 +22,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import IO, Any
@@ -37,6 +37,7 @@ from annoris.settings import MasterSettings
 _LOCAL_SECONDS = 120.0
 _PAUSE = 0.4  # at most, before the second try at a server that did not answer
 _FETCHED = "refs/annoris/fetched"
+_AHEAD = "refs/annoris/ahead"  # what sync looks at before it takes it
 _NEXT = "refs/annoris/next"
 _GONE = "refs/annoris/gone"
 _TRAILER = "Annoris-Save"
@@ -44,6 +45,7 @@ _TRAILER = "Annoris-Save"
 _REVISION = re.compile(
     rb"\x01([0-9a-f]{40,64})\0(\d+)\0([^\0]*)\0([^\0]*)\0\0\n:\S+ \S+ \S+ ([0-9a-f]+) \w\0"
 )
+_COMMIT = re.compile("[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +152,11 @@ class Master:
         except FileNotFoundError:
             return None
 
-    @contextlib.contextmanager
-    def lock(self, deadline: Deadline) -> Iterator[None]:
+    def lock(self, deadline: Deadline) -> contextlib.AbstractContextManager[None]:
         """One writer of this clone at a time, across processes. Raises Locked at the deadline."""
-        busy = "another annoris is writing on this machine"
-        with lock.hold(f"{self.folder}.lock", deadline, busy):
-            yield
+        return lock.hold(
+            f"{self.folder}.lock", deadline, "another annoris is writing on this machine"
+        )
 
     def tip(self) -> str:
         """The newest commit of master that this machine knows; empty when there is none."""
@@ -196,9 +197,10 @@ class Master:
         parts = output.split(b"\0")
         changes = []
         for head, raw in zip(parts[::2], parts[1::2], strict=False):
-            _, mode, _, oid, _ = head.decode().split(" ")
+            before, mode, _, oid, _ = head.decode().split(" ")
             if (path := gitcmd.text(raw)) and wanted(path):
-                changes.append(Change(path, oid if mode.startswith("100") else ""))
+                added = not before.startswith(":100")
+                changes.append(Change(path, oid if mode.startswith("100") else "", added))
         return changes
 
     def blob(self, oid: str, path: str) -> bytes:
@@ -233,35 +235,46 @@ class Master:
 
         Above 2,000 the whole object store is streamed in its own order: a delta chain is
         then unpacked once and not once for each of its members. ``bad`` is told of each that
-        does not open; without it, the first one is raised.
+        does not open; without it, the first one is raised. Raises StorageError when the clone
+        can't give them all, after those that it could before it came to the first damage.
         """
         wanted: dict[str, list[Entry]] = {}
         for entry in entries:
             wanted.setdefault(entry.oid, []).append(entry)
-        if not wanted:
+        with contextlib.closing(self._stored_blobs(wanted)) as found:
+            for oid, data in found:
+                for entry in wanted[oid]:
+                    try:
+                        opened = self._opened(entry.path, oid, data)
+                    except KeyProblem as error:
+                        if bad is None:
+                            raise
+                        bad(entry, error)
+                    else:
+                        yield entry, opened
+
+    def _stored_blobs(self, oids: Iterable[str]) -> Generator[tuple[str, bytes], None, None]:
+        """Blobs as they are stored, each once."""
+        left = dict.fromkeys(oids)
+        if not left:
             return
-        every = len(wanted) > 2000
         with tempfile.TemporaryFile() as questions:
-            questions.write("".join(f"{oid}\n" for oid in wanted).encode())
+            questions.write("".join(f"{oid}\n" for oid in left).encode())
             questions.seek(0)
-            arguments = ["--batch-all-objects", "--unordered"] if every else []
+            arguments = ["--batch-all-objects", "--unordered"] if len(left) > 2000 else []
             with self._stream(
                 "cat-file", "--batch", "--buffer", *arguments, stdin=questions
             ) as out:
                 while header := out.readline():
-                    fields = header.decode().split()
+                    fields = header.decode(errors="replace").split()
                     if fields[-1] == "missing":
-                        raise StorageError(f"the clone lacks object {fields[0]}", hint=self.mend)
-                    data = out.read(int(fields[2]) + 1)[:-1]
-                    for entry in wanted.get(fields[0], ()):
-                        try:
-                            opened = self._opened(entry.path, entry.oid, data)
-                        except KeyProblem as error:
-                            if bad is None:
-                                raise
-                            bad(entry, error)
-                        else:
-                            yield entry, opened
+                        break
+                    data = out.read(int(fields[2]) + 1)
+                    if fields[0] in left and len(data) == int(fields[2]) + 1:
+                        del left[fields[0]]
+                        yield fields[0], data[:-1]
+        if left:
+            raise StorageError(f"the clone can't give object {min(left)}", hint=self.mend)
 
     def log(self, path: str) -> list[Revision]:
         """Every revision of a path, newest first; one with an empty ``oid`` removed it."""
@@ -387,7 +400,10 @@ class Master:
         return found
 
     def deliberate(self, old: str, new: str) -> set[str]:
-        """Paths that Annoris itself removed between two commits, one built on the other."""
+        """Paths that Annoris itself removed between two commits, one built on the other.
+
+        Without an ``old`` one: ever.
+        """
         output = self._local(
             "log",
             "--format=",
@@ -396,7 +412,7 @@ class Master:
             "-z",
             "--no-renames",
             f"--grep={_TRAILER}: ",
-            f"{old}..{new}",
+            f"{old}..{new}" if old else new,
         )
         return {path for raw in output.split(b"\0") if (path := gitcmd.text(raw))}
 
@@ -471,21 +487,37 @@ class Master:
         if self.embedded:
             return self.tip()
         try:
-            self._network(
-                "fetch",
-                "--quiet",
-                "--no-tags",
-                "--no-write-fetch-head",
-                "--",
-                self.remote,
-                f"+{self._ref}:{_FETCHED}",
-                deadline=deadline,
-            )
+            self._fetch(_FETCHED, deadline)
         except NotFound:
             if self.fetched():
                 self._local("update-ref", "-d", _FETCHED)
             return ""
         return self.fetched()
+
+    def _fetch(self, into: str, deadline: Deadline) -> None:
+        self._network(
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--",
+            self.remote,
+            f"+{self._ref}:{into}",
+            deadline=deadline,
+        )
+
+    def peek(self, deadline: Deadline) -> str:
+        """Master's tip, with all that leads to it; empty when the branch isn't there.
+
+        Beside everything else, so that it needs no lock: nobody waits for a server that hangs.
+        """
+        if self.embedded:
+            return self.tip()
+        try:
+            self._fetch(_AHEAD, deadline)
+        except NotFound:
+            return ""
+        return self._read_ref(_AHEAD)
 
     def founded(self, commit: str) -> bool:
         """Whether the repository says that Annoris keeps sessions in it."""
@@ -540,6 +572,44 @@ class Master:
         which = refs if self.embedded else ["--all"]
         self._local("reflog", "expire", "--expire=now", "--expire-unreachable=now", *which)
         gitcmd.run([*self._base(), "gc", "--quiet"], deadline)
+
+    def fresh(self, deadline: Deadline) -> Master:
+        """Another clone of the same remote, beside this one."""
+        made = Master(f"{self.folder}.{secrets.token_hex(4)}", self._settings, self.layout)
+        made.create()
+        made.accept(made.fetch(deadline))
+        made.claim()
+        return made
+
+    def give_way(self, fresh: Master) -> str:
+        """Take the clone ``fresh`` in place of this one; answers where this one is kept.
+
+        The caller holds the lock. The old one may hold what a force push removed.
+        """
+        kept = f"{self.folder}.damaged-{now().replace(':', '')}"
+        os.rename(self.folder, kept)
+        try:
+            os.rename(fresh.folder, self.folder)
+        except OSError:  # a reader found none, and made an empty one
+            shutil.rmtree(self.folder)
+            os.rename(fresh.folder, self.folder)
+        return kept
+
+    def restore(self, oid: str, data: bytes) -> None:
+        """Put the bytes of a blob back that is damaged here. The caller holds the lock."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.folder, "objects", oid[:2], oid[2:]))
+        self._local("hash-object", "-w", "--stdin", stdin=data)
+
+    def recall(self) -> None:
+        """Put the branch back to where its log says that it was. The caller holds the lock."""
+        with open(os.path.join(self.folder, "logs", self._ref), "rb") as file:
+            lines = file.read().splitlines()
+        commit = lines[-1].split(b" ")[1].decode(errors="replace") if lines else ""
+        self._local("cat-file", "-e", f"{commit}^{{tree}}")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.folder, self._ref))
+        self._local("update-ref", self._ref, commit)
 
     def check(self) -> str:
         """What ``git fsck`` holds against the clone; empty when it is sound."""
@@ -623,10 +693,17 @@ class Master:
         return ["git", f"--git-dir={self.folder}"]
 
     def _read_ref(self, name: str) -> str:
-        """A ref by its file: one process less in every command."""
+        """A ref by its file: one process less in every command.
+
+        Raises StorageError for one that names no commit: taken for none, all that it led to
+        would look removed.
+        """
         loose, packed = os.path.join(self.folder, name), os.path.join(self.folder, "packed-refs")
-        with contextlib.suppress(OSError), open(loose, encoding="ascii") as file:
-            return file.read().strip()
+        with contextlib.suppress(OSError), open(loose, encoding="ascii", errors="replace") as file:
+            commit = file.read().strip()
+            if not _COMMIT.fullmatch(commit):
+                raise StorageError(f"the clone's ref {loose} is damaged", hint=self.mend)
+            return commit
         with contextlib.suppress(OSError), open(packed, encoding="utf-8") as file:
             for line in file:
                 if line.rstrip("\n").endswith(f" {name}"):
@@ -737,9 +814,7 @@ class Master:
     @property
     def mend(self) -> str:
         """What a person can do about a broken clone."""
-        if self.embedded:
-            return f"look at it with: git --git-dir={self.folder} fsck"
-        return f"move {self.folder} away; annoris sync makes it anew from master"
+        return "annoris verify --repair"
 
 
 def _blobs(lines: list[bytes], wanted: Callable[[str], bool]) -> dict[str, str]:

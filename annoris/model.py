@@ -128,6 +128,7 @@ class Change:
 
     path: str
     oid: str
+    added: bool = field(default=False, compare=False)  # there was none before
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,8 @@ class Held:
     position: int
     has_content: bool
     deleted: bool
+    old: bool = field(default=False, compare=False)  # to be evicted: neither saved nor loaded
+    mark: str = field(default="", compare=False)  # a digest of its metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +205,7 @@ class Run:
     host: str = ""
     details: dict[str, object] = field(default_factory=dict)
     id: int = 0  # given by the log
+    key: str = ""  # given by the machine that ran it: the same run is logged once
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,8 +337,27 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
+class Projected:
+    """What a sync did to one projection of master, in sessions.
+
+    ``state``: it is in step; it did not answer or can't be used (``why``); or it would have lost
+    so much that it was left as it is until a person says ``--force``.
+    """
+
+    tier: str
+    state: Literal["in step", "left out", "refused"] = "in step"
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    healed: int = 0  # contents and entries that were missing or wrong
+    evicted: int = 0
+    milliseconds: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """What a sync did."""
+    """What a sync did, or with ``dry`` what it would do."""
 
     pushed: int = 0
     queued: int = 0
@@ -348,6 +371,27 @@ class Report:
     milliseconds: int = 0
     hot: int | None = None  # rows of the hot cache that changed; None: it took no part
     problems: tuple[str, ...] = ()  # files on master that can't be read as what they should be
+    full: bool = False
+    dry: bool = False
+    projections: tuple[Projected, ...] = ()
+    findings: tuple[Finding, ...] = ()  # what needs a person
+    incoming: tuple[str, ...] = ()  # paths that master changed, or would bring
+    outgoing: tuple[str, ...] = ()  # paths or titles that were or would be delivered
+    timings: dict[str, int] = field(default_factory=dict)  # milliseconds by step
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What a verify looked at and found."""
+
+    findings: tuple[Finding, ...] = ()
+    sessions: int = 0
+    checked: dict[str, int] = field(default_factory=dict)  # how many of what
+    commit: str = ""
+    quick: bool = False
+    sample: float = 100.0  # percent of contents that were opened
+    seed: int = 0
+    milliseconds: int = 0
 
 
 Level = Literal["info", "warning", "error"]
@@ -407,6 +451,8 @@ class Standing:
     config: str
     key: str = ""  # the id of the key that seals here; empty when there is none yet
     tiers: tuple[TierStanding, ...] = ()  # each that is configured, in the order of a load
+    last_sync: str = ""  # when one last ended well on this machine
+    trouble: str = ""  # what the last one failed of
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ class Outbox:
         self._folder = folder
         self._aside = os.path.join(folder, "aside")
         self._done = os.path.join(folder, "done")
+        self._damaged = os.path.join(folder, "damaged")
 
     def batches(self) -> list[str]:
         """Names of the commands that wait for master, oldest first."""
@@ -122,10 +123,32 @@ class Outbox:
         """Refused drafts with the reasons, oldest first."""
         found = []
         for name in _names(self._aside):
-            with contextlib.suppress(FileNotFoundError, ValueError):
+            with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
                 for header, data in _records(_bytes(os.path.join(self._aside, f"{name}.drafts"))):
                     found.append((_draft(header, data), str(header.get("reason", ""))))
         return found
+
+    def damaged(self) -> list[str]:
+        """Files that hold a draft which can't be read, those that were put away included."""
+        found = [os.path.join(self._damaged, f"{name}.drafts") for name in _names(self._damaged)]
+        for folder in (self._folder, self._aside):
+            for name in _names(folder):
+                path = os.path.join(folder, f"{name}.drafts")
+                with contextlib.suppress(FileNotFoundError):
+                    try:
+                        _drafts(_bytes(path))
+                    except _Damaged:
+                        found.append(path)
+        return sorted(found)
+
+    def put_away(self, path: str) -> str:
+        """Move a damaged file to where it is in nobody's way; answers its new path."""
+        _make_folder(self._damaged)
+        target = os.path.join(self._damaged, os.path.basename(path))
+        os.replace(path, target)
+        for folder in (self._damaged, os.path.dirname(path)):
+            _sync_folder(folder)
+        return target
 
     def retry(self, draft: Draft) -> None:
         """Put a draft that was set aside back into the queue, as a command of its own."""

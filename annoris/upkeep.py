@@ -1,103 +1,17 @@
-"""Keeping up with master: sync, where one stands, what is wrong with this installation."""
+"""Where one stands, what was run, what is wrong with this installation."""
 
 from __future__ import annotations
 
 import os
-import time
 
 from annoris import condition
 from annoris.archive import Archive
-from annoris.errors import (
-    AnnorisError,
-    KeyProblem,
-    Locked,
-    Queued,
-    RemoteRefused,
-    RemoteUnreachable,
-    ScopeMismatch,
-    StorageError,
-)
-from annoris.layout import is_sealed
-from annoris.model import Ailment, Deadline, Entry, Report, Standing
+from annoris.errors import AnnorisError, KeyProblem, ScopeMismatch, StorageError
+from annoris.model import Ailment, Deadline, Run, Standing
 from annoris.settings import Settings
+from annoris.sync import sync, unreadable
 
-
-def sync(archive: Archive, *, force: bool = False) -> Report:
-    """Flush the outbox, fetch, and make the catalog show master.
-
-    Raises Locked, MasterShrunk, RemoteRefused, StorageError; Queued when master can't be
-    reached and something waits here, else RemoteUnreachable.
-    """
-    started = time.monotonic()
-    archive.master.create()
-    limits = archive.settings.master
-    before = archive.master.tip()
-    try:
-        with archive.master.lock(Deadline(1.0)):
-            archive.follower.fetch(Deadline(limits.push_seconds), force=force)
-            count = archive.catalog.count()
-            archive.follower.refresh()
-    except RemoteUnreachable as error:
-        archive.remember(error)
-        raise _undelivered(archive, error) from error
-    outcome = archive.flush(patient=True)
-    receipts = list(outcome.receipts.values())
-    if isinstance(outcome.error, RemoteUnreachable):
-        raise _undelivered(archive, outcome.error)
-    if isinstance(outcome.error, (Locked, RemoteRefused, StorageError, ScopeMismatch, KeyProblem)):
-        raise outcome.error
-    sealed = archive.master.layout.sealed
-    hot = archive.caches.project(
-        lambda: {row.id: row for row in archive.catalog.settled()},
-        archive.master.blobs,
-        archive.master.tip(),
-        archive.follower.position(),
-        archive.master.identity,
-        lambda: archive.catalog.filed()[0],
-    )
-    return Report(
-        hot=hot,
-        problems=(*archive.catalog.filed()[1], *(unreadable(archive) if sealed else ())),
-        pushed=sum(item.state in ("master", "conflict") for item in receipts),
-        queued=len(archive.outbox.read()[0]),
-        conflicts=tuple({i.id: i for i in receipts if i.state == "conflict"}.values()),
-        set_aside=tuple(item for item in receipts if item.state == "refused"),
-        before=before,
-        after=archive.master.tip(),
-        removed=max(0, count - archive.catalog.count()),
-        sessions=archive.catalog.count(),
-        milliseconds=round((time.monotonic() - started) * 1000),
-    )
-
-
-def unreadable(archive: Archive) -> list[str]:
-    """Files on master that have not the form of this master, or do not open, and why.
-
-    They are not shown and stop nothing. The catalog shows the tip.
-    """
-    master, tip = archive.master, archive.master.tip()
-    found = [
-        f"{path} is not shown: it does not have the form of this master"
-        for path in master.tree(tip, master.layout.stray)
-    ]
-    if master.layout.sealed:
-        shown = archive.catalog.entries()
-        tree = master.tree(tip, is_sealed).items()
-        late = [Entry(path, oid) for path, oid in tree if shown.get(path) != oid]
-        for _ in master.blobs(late, bad=lambda e, error: found.append(_not_shown(e, error))):
-            pass
-    return found
-
-
-def _not_shown(entry: Entry, error: KeyProblem) -> str:
-    return f"{entry.path} is not shown: {error.message}"
-
-
-def _undelivered(archive: Archive, error: RemoteUnreachable) -> AnnorisError:
-    waiting = len(archive.outbox.read()[0])
-    if not waiting:
-        return error
-    return Queued(f"{error.message}; {waiting} waiting here, safe", hint=error.hint)
+__all__ = ["ailments", "log", "status", "sync", "unreadable"]
 
 
 def status(archive: Archive) -> Standing:
@@ -105,6 +19,7 @@ def status(archive: Archive) -> Standing:
     stale = archive.look()
     drafts, _ = archive.outbox.read()
     project = archive.default_project()
+    syncs = archive.runs.recent(50, "sync")
     return Standing(
         project=project,
         newest=archive.catalog.newest(project),
@@ -122,7 +37,17 @@ def status(archive: Archive) -> Standing:
         config=archive.settings.source,
         key=condition.key_id(archive.settings),
         tiers=condition.tiers(archive),
+        last_sync=next((run.finished for run in syncs if run.status != "failed"), ""),
+        trouble=str(syncs[0].details.get("error", "")) if syncs else "",
     )
+
+
+def log(archive: Archive, limit: int = 20, kind: str = "") -> tuple[list[Run], str]:
+    """The last runs, newest first, and which log told: the shared one, or this machine's."""
+    shared = archive.caches.runs(limit, kind)
+    if shared is not None:
+        return shared, "hot"
+    return archive.runs.recent(limit, kind), "here"
 
 
 def _about_form(archive: Archive) -> list[Ailment]:

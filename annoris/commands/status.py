@@ -34,6 +34,7 @@ def status(json: Json = False, quiet: Quiet = False) -> None:
             ("sessions", f"{found.sessions} in {found.projects} projects"),
             ("master", f"{found.master} ({found.branch})"),
             ("state", found.stale or f"in step, checked {ago(found.checked)}"),
+            ("last sync", ago(found.last_sync) + (f"; {found.trouble}" if found.trouble else "")),
             ("outbox", waiting if found.waiting or found.aside else "empty"),
             *alerts,
             ("key", found.key or "none"),

@@ -396,8 +396,7 @@ def status(request: Request) -> Response:
     """Where one stands."""
     with _pool(request).lend() as archive:
         found = asdict(upkeep.status(archive))
-    caches = [{"tier": tier, "condition": told} for tier, told in found["caches"]]
-    found |= {"caches": caches, "version": __version__}
+    found |= {"version": __version__}
     return JSONResponse(plain({key: found[key] for key in schemas.Standing.model_fields}))
 
 

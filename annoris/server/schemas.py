@@ -140,8 +140,20 @@ class Report(BaseModel):
 
 
 class Tier(BaseModel):
+    """How one tier is."""
+
     tier: str
-    condition: str
+    up: bool
+    why: str
+    since: str
+    until: str
+    failures: int
+    milliseconds: float | None
+    sessions: int | None
+    newest: str
+    saved: str
+    behind: int | None
+    key: str
 
 
 class Standing(BaseModel):
@@ -157,5 +169,6 @@ class Standing(BaseModel):
     waiting: int
     oldest_waiting: str
     aside: int
-    caches: list[Tier]
+    last_sync: str
+    tiers: list[Tier]
     version: str

@@ -67,6 +67,14 @@ CREATE VIEW former AS
 -- What the outbox holds, superseded entries and deletes included.
 CREATE TABLE waiting (key TEXT PRIMARY KEY, id TEXT NOT NULL) WITHOUT ROWID;
 
+-- What verify found out about documents. Neither a blob nor what it says ever changes.
+CREATE TABLE examined (
+    oid  TEXT NOT NULL,
+    path TEXT NOT NULL,
+    said TEXT NOT NULL,
+    PRIMARY KEY (oid, path)
+) WITHOUT ROWID;
+
 -- Vowel signs (Mn, Mc) belong to words in the scripts of India and South-East Asia; the
 -- separators named are the selectors of emoji, which would otherwise stick to the next word.
 CREATE VIRTUAL TABLE texts USING fts5(

@@ -46,6 +46,9 @@ CREATE INDEX sessions_status_priority ON sessions (status, priority);
 -- A name may be longer than an index entry may be.
 CREATE INDEX sessions_name ON sessions (project, left(name, 200)) WHERE name <> '';
 CREATE INDEX sessions_tail ON sessions (right(id::text, 8) COLLATE "C") WHERE deleted_at IS NULL;
+-- Paths have no upper length that an ordinary index entry could hold.
+CREATE INDEX sessions_path ON sessions USING hash (file_path);
+CREATE INDEX sessions_position ON sessions (position);
 CREATE INDEX sessions_evictable
     ON sessions (COALESCE(GREATEST(updated_at, accessed_at), synced_at)) WHERE content IS NOT NULL;
 
@@ -77,8 +80,10 @@ CREATE TABLE IF NOT EXISTS sync_log (
     status      TEXT NOT NULL,
     source      TEXT NOT NULL,
     host        TEXT NOT NULL,
-    details     JSONB NOT NULL
+    details     JSONB NOT NULL,
+    run         TEXT UNIQUE                  -- which run of which machine; a retry adds no row
 );
+ALTER TABLE sync_log ADD COLUMN IF NOT EXISTS run TEXT UNIQUE;
 CREATE INDEX IF NOT EXISTS sync_log_started_at ON sync_log (started_at DESC);
 CREATE INDEX IF NOT EXISTS sync_log_status ON sync_log (status);
 
