@@ -90,9 +90,17 @@ def test_each_state_of_the_tiers_answers_as_promised(
     for command in COMMANDS:
         command(here, state)
 
+    assert here.sync().code == (0 if master else 10)
+    verified = here.run("verify", "--json")
+    told = {item["where"] for item in verified.json["audit"]["findings"]}
+    names = ("hot", "emergency", "master")
+    assert told == {tier for tier, is_up in zip(names, up, strict=True) if not is_up}
+    assert verified.code == (5 if told else 0)
+
     tiers.set()
     forget_failures(here)
     assert here.sync().code == 0
+    assert here.run("verify").code == 0
     other = make("other")
     assert other.run("load", "next", "--json").json["tier"] == "hot"
 

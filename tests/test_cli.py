@@ -30,7 +30,7 @@ from tests.support.machine import Machine, Ran
 Machines = Callable[..., Machine]
 COMMANDS = (
     "save", "load", "list", "search", "history", "diff", "delete",
-    "sync", "outbox", "projects", "dump", "restore",
+    "sync", "verify", "log", "outbox", "projects", "dump", "restore",
     "status", "doctor", "alerts", "key", "schedule", "init",
     "install", "uninstall", "mcp", "hook", "serve", "token", "webhook",
 )  # fmt: skip
@@ -364,7 +364,7 @@ def test_completion_answers_a_shell(furnished: Machine) -> None:
     script = Path(sys.executable).with_name("annoris")
     if not script.exists():
         pytest.skip("the script is not installed here")
-    words = {"COMP_WORDS": "annoris lo", "COMP_CWORD": "1"}
+    words = {"COMP_WORDS": "annoris loa", "COMP_CWORD": "1"}
     env = {**furnished.environment, "_ANNORIS_COMPLETE": "complete_bash", **words}
     done = subprocess.run([script], env=env, capture_output=True, check=False, timeout=60)
     assert done.stdout.decode().split() == ["load"], done.stderr
@@ -385,6 +385,8 @@ def test_json_of_every_command_is_one_object_with_its_version(machine: Machines)
         ("history",): "revisions",
         ("diff",): "diff",
         ("sync",): "report",
+        ("verify",): "audit",
+        ("log",): "runs",
         ("outbox",): "waiting",
         ("projects",): "projects",
         ("status",): "status",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from annoris.commands import Json, Quiet, alerting, archive, speak
+
+if TYPE_CHECKING:
+    from annoris.model import Audit
 
 
 def verify(
@@ -60,8 +63,13 @@ def verify(
             ),
         )
     output.audit(audit, repaired=repair)
+    raise typer.Exit(exit_code(audit))
+
+
+def exit_code(audit: Audit) -> int:
+    """0 when nothing is left, 5 when nothing but a tier that did not answer, else 9."""
     kinds = {item.kind for item in audit.findings if not item.healed}
-    raise typer.Exit(0 if not kinds else 5 if kinds == {"tier-down"} else 9)
+    return 0 if not kinds else 5 if kinds == {"tier-down"} else 9
 
 
 def _percent(text: str) -> float:

@@ -82,13 +82,16 @@ def commit(
     *,
     parent: str | None = None,
     branch: str = "main",
+    at: int = 0,
 ) -> str:
     """Put one commit on the branch; None removes a file. Answers the commit.
 
-    With ``parent`` the branch is moved to a child of that commit, whatever it held before.
+    With ``parent`` the branch is moved to a child of that commit, whatever it held before. ``at``
+    is its time in seconds since the epoch, not now.
     """
     start = parent or head(repo, branch)
-    return _import(repo, branch, files, message, f"from {start}\n" if start else "", bool(parent))
+    origin = f"from {start}\n" if start else ""
+    return _import(repo, branch, files, message, origin, bool(parent), at)
 
 
 def force_push(repo: Path, files: Mapping[str, bytes], *, branch: str = "main") -> str:
@@ -107,11 +110,12 @@ def _import(
     message: str,
     start: str,
     force: bool,
+    at: int = 0,
 ) -> str:
     text = message.encode()
     stream = [
         f"feature done\ncommit {_ref(branch)}\nmark :1\n".encode(),
-        b"committer A Person <person@example.org> now\n",
+        b"committer A Person <person@example.org> %b\n" % (b"%d +0000" % at if at else b"now"),
         b"data %d\n%b\n%b" % (len(text), text, start.encode()),
     ]
     for path, data in files.items():
@@ -122,7 +126,7 @@ def _import(
         else:
             stream.append(b"M 100644 inline %bdata %d\n%b\n" % (quoted, len(data), data))
     stream.append(b"\nget-mark :1\ndone\n")
-    options = ["--quiet", "--date-format=now", *(["--force"] if force else [])]
+    options = ["--quiet", *([] if at else ["--date-format=now"]), *(["--force"] if force else [])]
     return _git(repo, "fast-import", *options, stdin=b"".join(stream)).decode().strip()
 
 

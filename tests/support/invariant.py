@@ -54,7 +54,7 @@ def _sync(machine: Machine) -> None:
     try:
         report = upkeep.sync(archive)
     finally:
-        archive.catalog.close()
+        archive.close()
     assert report.queued == 0, f"{machine.folder.name} still queues {report.queued}"
 
 
@@ -67,7 +67,7 @@ def _sessions(machine: Machine) -> dict[str, bytes]:
         assert len({row.id for row in rows}) == len(rows)
         loaded = {row.id: archive.load(row.id).data for row in rows}
     finally:
-        archive.catalog.close()
+        archive.close()
     return {id: document.split(data)[1] for id, data in loaded.items()}
 
 
