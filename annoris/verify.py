@@ -311,6 +311,9 @@ class _Look:
         except StorageError as error:
             yield Finding("catalog-damaged", "catalog", "", error.message, error.hint)
             return
+        master = self.archive.master
+        for path in master.tree(self.tip, master.layout.stray):
+            yield sync.unfit(path, "it does not have the form of this master, and is not shown")
         unopened = sync.unopened(self.archive, tree)
         yield from (sync.unfit(path, why) for path, why in unopened.items())
         expected = {path: oid for path, oid in tree.items() if path not in unopened}

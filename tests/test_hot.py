@@ -546,6 +546,11 @@ def test_each_query_is_served_by_an_index_at_100_000_rows(
     assert [row.session.path for row in hot.prefixed(id[:9])] == ["7"]
     assert [row.session.path for row in hot.prefixed(id[-8:])] == ["7"]
     assert len(list(hot.contents([id]))) == 1
+    assert set(hot.near([id], ["9"], 99_999, days=30)) == {
+        str(uuid.UUID(found[0]))  # type: ignore[arg-type]
+        for n in ("7", "9", "100000")
+        for found in ask(hot_url, f"SELECT md5('{n}')")
+    }
     assert hot.count() == 98_000
     assert len(hot.runs(20)) == 20
     hot.put([cached(id)], removed=[(id, 1)])

@@ -323,6 +323,36 @@ def test_the_catalog_is_compared_with_the_documents(here: Machine, tiers: Tiers)
     assert sessions(here)[0].title == "Note 0"
 
 
+def test_a_sealed_master_is_verified_and_rebuilt_like_a_plain_one(
+    make: Machines, tiers: Tiers
+) -> None:
+    """What does not open, or is not sealed at all, is told and stops nothing."""
+    here = make(encryption_scope="everything")
+    receipts = here.save(*map(doc, range(4)))
+    with contextlib.closing(here.archive()) as archive:
+        sync.sync(archive, full=True)
+    assert found(here, code=0) == []
+    with psycopg.connect(tiers.direct) as db:
+        db.execute("DROP SCHEMA annoris CASCADE")
+    (here.data / "catalog.sqlite").unlink()
+    assert found(here, repair=True, code=0) == []
+    envelope = githttp.files(tiers.remote)[receipts[0].path]
+    githttp.commit(
+        tiers.remote,
+        {receipts[0].path: envelope[:-40], "sessions/plain.md": b"# Plain\n"},
+    )
+    expected = {
+        ("document-unreadable", receipts[0].path),
+        ("document-unreadable", "sessions/plain.md"),
+    }
+    with contextlib.closing(here.archive()) as archive:
+        report = sync.sync(archive, full=True, force=True)
+        assert len(report.problems) == 2
+    assert set(found(here)) == expected
+    assert set(found(here, repair=True)) == expected
+    assert here.load(receipts[1].id).endswith(doc(1))
+
+
 def test_a_clone_with_damaged_objects_is_made_anew_and_the_old_one_kept(here: Machine) -> None:
     clone = here.data / "clone.git"
     for path in [path for path in (clone / "objects").rglob("*") if path.is_file()]:
