@@ -542,7 +542,7 @@ class Archive:
 
     def default_project(self) -> str:
         """This folder's git remote, else the configured default."""
-        here = self._here and _project_here()
+        here = self._here and project_at(os.getcwd())
         return self.catalog.canonical(here or self.settings.project)
 
     def _project(self, name: str) -> str:
@@ -784,9 +784,8 @@ def _former(path: str) -> Session:
     )
 
 
-def _project_here() -> str:
-    """The name of the repository that this folder's git remote points to."""
-    folder = os.getcwd()
+def project_at(folder: str) -> str:
+    """The name of the repository that a folder's git remote points to; empty without one."""
     while not os.path.exists(os.path.join(folder, ".git")):
         folder, below = os.path.dirname(folder), folder
         if folder == below:

@@ -21,10 +21,11 @@ _COMMANDS = (
     "save", "load", "list", "search", "history", "diff", "delete",
     "sync", "verify", "log", "outbox", "projects", "dump", "restore",
     "status", "doctor", "alerts", "key", "schedule", "init",
-    "install", "uninstall", "mcp", "hook",
+    "install", "uninstall", "import", "mcp", "hook",
     "serve", "token", "webhook",
 )  # fmt: skip
-_FUNCTIONS = {"list": "list_"}
+_FUNCTIONS = {"list": "list_", "import": "import_"}
+_MODULES = {"import": "import_"}  # a word of Python's own names no module
 
 EXIT = {
     "usage": 2, "config": 2, "config-scope": 2, "not-found": 3, "ambiguous": 3, "conflict": 4,
@@ -54,7 +55,7 @@ class _Lazy(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in _COMMANDS:
             return None
-        module = import_module(f"annoris.commands.{cmd_name}")
+        module = import_module(f"annoris.commands.{_MODULES.get(cmd_name, cmd_name)}")
         if hasattr(module, "app"):
             app = module.app
         else:

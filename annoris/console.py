@@ -25,6 +25,7 @@ from annoris.model import (
     Dumped,
     Finding,
     Hit,
+    Imported,
     Loaded,
     Project,
     Projected,
@@ -72,6 +73,32 @@ class Output:
                 self.line(_receipt_line(receipt))
         if not self.quiet and len(receipts) > 1:
             self.line(f"{len(receipts)} sessions: {_counted(receipts)}")
+
+    def imported(self, done: Imported) -> None:
+        """What an import did, and what it left out and why."""
+        if self.json:
+            self.emit(imported=asdict(done))
+            return
+        for receipt in done.receipts:
+            if not (self.quiet and receipt.state in ("master", "unchanged")):
+                self.line(_receipt_line(receipt))
+        for where, title in done.planned:
+            self.line(f"would save  {_cell(title)}  {safe(where)}")
+        for item in done.left_out:
+            self.warn(f"left out: {item.where}: {item.why}")
+        if not self.quiet:
+            parts = (
+                (done.found, "found"), (len(done.planned), "would be saved"),
+                *((count, word) for count, word in _states(done.receipts)),
+                (done.redacted, "with masked credentials"), (done.unchanged, "as they were"),
+                (len(done.left_out), "left out"),
+            )  # fmt: skip
+            told = ", ".join(f"{count} {word}" for count, word in parts if count)
+            self.line(f"{done.source}: {told or 'nothing found'}")
+            if done.ignored:
+                kinds = sorted(done.ignored.items())
+                listed = ", ".join(f"{count} {kind}" for kind, count in kinds)
+                self.note(f"records that stand in no document: {listed}")
 
     def loaded(
         self, loaded: Loaded, data: bytes, drift: Drift | None = None, *, render: bool
@@ -690,6 +717,10 @@ def _summary(details: dict[str, Any]) -> str:
 
 
 def _counted(receipts: Sequence[Receipt]) -> str:
+    return ", ".join(f"{count} {word}" for count, word in _states(receipts) if count)
+
+
+def _states(receipts: Sequence[Receipt]) -> list[tuple[int, str]]:
     names = {
         "master": "on master",
         "unchanged": "unchanged",
@@ -697,10 +728,7 @@ def _counted(receipts: Sequence[Receipt]) -> str:
         "conflict": "in conflict",
         "refused": "refused",
     }
-    counts = [
-        (sum(item.state == state for item in receipts), word) for state, word in names.items()
-    ]
-    return ", ".join(f"{count} {word}" for count, word in counts if count)
+    return [(sum(item.state == state for item in receipts), word) for state, word in names.items()]
 
 
 def _receipt_json(receipt: Receipt) -> dict[str, Any]:

@@ -22,12 +22,14 @@ from annoris.settings import SaveSettings
 class Source:
     """A document to save, and where it came from (for messages).
 
-    ``file`` is the absolute path of a file on this machine that may be saved again.
+    ``file`` is the absolute path of a file on this machine that may be saved again. ``at``:
+    when it was written, where that is not now.
     """
 
     name: str
     data: bytes
     file: str = ""
+    at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ class Intake:
         made: list[tuple[Source, Document, Draft | Receipt | str]] = []
         taken: set[str] = set()
         for source, parsed in documents:
-            result = self._draft(*self._continued(source, parsed, options), at, project)
+            continued = self._continued(source, parsed, options)
+            result = self._draft(*continued, at, project, source.at or at)
             if isinstance(result, Draft) and result.id in taken:
                 raise UsageError(
                     f"two of the documents are the same session {result.id[-8:]}",
@@ -148,7 +151,7 @@ class Intake:
         return parsed
 
     def _draft(
-        self, parsed: Document, options: SaveOptions, at: str, default: str
+        self, parsed: Document, options: SaveOptions, at: str, default: str, saved: str
     ) -> Draft | Receipt | str:
         meta = parsed.meta
         # A document goes on to say the former name of its project: that alone is no edit of it.
@@ -173,7 +176,7 @@ class Intake:
                 "project": stated,
                 "name": name,
                 "created": created,
-                "saved": at,
+                "saved": saved,
                 **({"status": options.status} if options.status else {}),
                 **({"priority": options.priority} if options.priority else {}),
                 **({"workspace": options.workspace} if options.workspace else {}),

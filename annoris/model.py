@@ -325,6 +325,29 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What an import left out, and why; ``code`` is that of the error which it would be."""
+
+    where: str
+    why: str
+    code: str = ""
+
+
+@dataclass(slots=True)
+class Imported:
+    """What an import did. ``planned`` is what a dry run would have saved: (file, title)."""
+
+    source: str
+    found: int = 0
+    unchanged: int = 0
+    redacted: int = 0
+    receipts: list[Receipt] = field(default_factory=list)
+    planned: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    ignored: dict[str, int] = field(default_factory=dict)  # records that stand in no document
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """What a load answers: exact bytes, where from, and how sure we are that they are new."""
 

@@ -30,6 +30,11 @@ class Notes:
                 file.write(f"{written or '-'} {true}")
             os.replace(temporary, os.path.join(self._folder, key))
 
+    def forget(self, key: str) -> None:
+        """Take back what was noted, if anything was."""
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self._folder, key))
+
     def find(self, key: str) -> tuple[str, str] | None:
         """The etag as written and the true one, if anything was noted."""
         if not key:
