@@ -70,6 +70,7 @@ class Accepted:
     document: Document
     item: Draft | Receipt
     new: bool
+    transcript: Draft | None = None
 
 
 class Archive:
@@ -104,7 +105,8 @@ class Archive:
     # --- saving ------------------------------------------------------------------------------
 
     def save(self, sources: Iterable[Source], options: SaveOptions) -> list[Receipt]:
-        """Put documents on master, all in one push; one receipt for each, in order.
+        """Put documents on master, all in one push; one receipt for each, in order, and then one
+        for each transcript.
 
         Raises DocumentRefused, CredentialFound, UsageError, NotFound or Ambiguous before
         anything is kept, and StorageError when this machine can't keep it. What happens after
@@ -112,7 +114,8 @@ class Archive:
         """
         accepted = self.accept(sources, options)
         drafts = [one.item for one in accepted if isinstance(one.item, Draft)]
-        delivered = iter(self.deliver(drafts))
+        transcripts = [one.transcript for one in accepted if one.transcript]
+        delivered = iter(self.deliver([*drafts, *transcripts]))
         receipts = []
         for one in accepted:
             receipt = one.item if isinstance(one.item, Receipt) else next(delivered)
@@ -122,7 +125,7 @@ class Archive:
             own = one.item if one.new and isinstance(one.item, Draft) else None
             kept = own if self._is_kept(own, receipt) else None
             self._intake().note(one.source, one.document, receipt, kept)
-        return receipts
+        return [*receipts, *delivered]
 
     def accept(self, sources: Iterable[Source], options: SaveOptions) -> list[Accepted]:
         """Check documents and keep them in the outbox, durable when this returns.
@@ -133,7 +136,13 @@ class Archive:
         self.must_fit()
         made = self._intake().drafts(sources, options, self.default_project())
         new = [draft for _, _, draft in made if isinstance(draft, Draft)]
-        kept = iter(self.outbox.add(new) if new else [])
+        beside = [
+            _transcript(source, self.outbox.find(item) if isinstance(item, str) else item)
+            for source, _, item in made
+            if source.transcript
+        ]
+        added = self.outbox.add([*new, *beside]) if new or beside else []
+        kept, attached = iter(added), iter(added[len(new) :])
         accepted = []
         for source, parsed, item in made:
             found = (
@@ -143,7 +152,10 @@ class Archive:
                 if isinstance(item, str)
                 else item
             )
-            accepted.append(Accepted(source, parsed, found, new=isinstance(item, Draft)))
+            transcript = next(attached) if source.transcript else None
+            accepted.append(
+                Accepted(source, parsed, found, isinstance(item, Draft), transcript)
+            )
         return accepted
 
     def _intake(self) -> Intake:
@@ -186,7 +198,9 @@ class Archive:
         """Bring to the caches what is now on master."""
         position = self.follower.position()
         rows = [
-            self.catalog.base(receipt.id) if receipt.state in _ON_MASTER else None
+            self.catalog.base(receipt.id)
+            if receipt.state in _ON_MASTER and receipt.op != "attach"
+            else None
             for receipt in receipts
         ]
         documents = [
@@ -365,6 +379,26 @@ class Archive:
             self.caches.store([(session, data)], self.follower.position(), loaded=True)
         self.notes.keep(session.id, session.literal, session.etag)
         return Loaded(session, data, tier, checked=self.checked(), stale=stale)
+
+    def transcript(self, selector: str = "", project: str = "") -> tuple[Session, bytes]:
+        """A session and the packed transcript beside it. Raises NotFound, Ambiguous."""
+        from annoris.naming import transcript_path  # noqa: PLC0415
+
+        self.look()
+        session, tip = self.find(selector, project), self.master.tip()
+        waiting = [
+            draft.data
+            for draft in self.outbox.read()[0]
+            if draft.op == "attach" and draft.id == session.id
+        ]
+        there = self.master.file(tip, transcript_path(session.id)) if tip else None
+        data = waiting[-1] if waiting else there
+        if data is None:
+            raise NotFound(
+                f"session {session.short} has no transcript",
+                hint="one is kept by: annoris save FILE --transcript TRANSCRIPT",
+            )
+        return session, data
 
     def _load_from(self, tier: Tier, selector: str, project: str) -> Loaded:
         """What one tier answers. Raises Unavailable, which says why it does not."""
@@ -711,6 +745,23 @@ class Archive:
         tip = self.master.tip()
         if tip and self.master.layout.sealed:
             self.master.must_fit(tip)
+
+
+def _transcript(source: Source, of: Draft | Receipt) -> Draft:
+    """What is to be kept beside a session; the publisher knows the place."""
+    return Draft(
+        key="",
+        op="attach",
+        id=of.id,
+        path=f"transcripts/{of.id}",
+        base="",
+        project=of.project,
+        name="",
+        title=f"transcript of {of.title or of.name or of.id[-8:]}",
+        body_md5="",
+        at=now(),
+        data=source.transcript,
+    )
 
 
 def revision_of(revisions: list[Revision], rev: str) -> Revision:

@@ -71,8 +71,9 @@ class Output:
             good = receipt.state in ("master", "unchanged")
             if not (self.quiet and good):
                 self.line(_receipt_line(receipt))
-        if not self.quiet and len(receipts) > 1:
-            self.line(f"{len(receipts)} sessions: {_counted(receipts)}")
+        sessions = [receipt for receipt in receipts if receipt.op != "attach"]
+        if not self.quiet and len(sessions) > 1:
+            self.line(f"{len(sessions)} sessions: {_counted(sessions)}")
 
     def imported(self, done: Imported) -> None:
         """What an import did, and what it left out and why."""
@@ -138,6 +139,14 @@ class Output:
         verified, unverified = _claims(loaded.data)
         if verified or unverified:
             self.note(f"lines marked: {verified} verified, {unverified} unverified")
+
+    def resumable(self, session: Session, file: str, command: str) -> None:
+        """Where a transcript was written, and the command that goes on from it."""
+        if self.json:
+            self.emit(session=_session_json(session), file=file, resume=command)
+            return
+        self.note(f"{session.project}  {session.short}  written to {file}")
+        self.line(command)
 
     def sessions(self, rows: Sequence[Session], stale: str, empty: str) -> None:
         if self.json:
@@ -648,11 +657,11 @@ def _front(text: str) -> tuple[str, str]:
 def _receipt_line(receipt: Receipt) -> str:
     title = safe(receipt.title or receipt.name or receipt.path)
     short = receipt.id[-8:]
-    did = "saved" if receipt.op == "save" else "deleted"
+    did = {"save": "saved", "delete": "deleted", "attach": "kept"}[receipt.op]
     where = f"{safe(receipt.project)}  {short}  {title}"
     match receipt.state:
         case "master":
-            return f"{did}      {where}"
+            return f"{did:<9}  {where}"
         case "unchanged":
             return f"unchanged  {where}"
         case "queued":

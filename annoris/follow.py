@@ -227,8 +227,8 @@ class Follower:
         rows, deleted = [], []
         waiting, _ = self.outbox.read()
         for draft in [draft for draft, _ in self.outbox.aside()] + waiting:
-            if draft.op == "delete":
-                deleted.append((draft.id, draft.key))
+            if draft.op != "save":  # a transcript hides nothing
+                deleted.append((draft.id if draft.op == "delete" else "", draft.key))
                 continue
             row = make_row(draft.path, "", draft.data)
             rows.append(replace(row, session=replace(row.session, id=draft.id, pending=draft.key)))

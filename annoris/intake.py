@@ -23,13 +23,14 @@ class Source:
     """A document to save, and where it came from (for messages).
 
     ``file`` is the absolute path of a file on this machine that may be saved again. ``at``:
-    when it was written, where that is not now.
+    when it was written, where that is not now. ``transcript``: the packed one to keep beside it.
     """
 
     name: str
     data: bytes
     file: str = ""
     at: str = ""
+    transcript: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,12 +270,14 @@ class Revision:
     path: str
 
 
-Op = Literal["save", "delete"]
+Op = Literal["save", "delete", "attach"]
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
     """One write that is on its way to master; the outbox keeps it until it is there.
+
+    ``attach`` brings a file that belongs to session ``id`` and is none itself: a transcript.
 
     ``base`` is the etag of the revision that it was made from, empty for a new session.
     ``path`` is where a new session goes; an existing one stays where master has it.

@@ -287,7 +287,10 @@ class Publisher:
         settled = _Settled()
         self._paths: dict[str, str] = {}
         for draft in drafts:
-            self._settle_one(draft, settled, fresh)
+            if draft.op == "attach":
+                self._attach(draft, settled)
+            else:
+                self._settle_one(draft, settled, fresh)
             self._paths[draft.key] = settled.receipts[draft.key].path
         self._begin_projects(settled)
         return settled
@@ -336,6 +339,16 @@ class Publisher:
             settled.receipts[draft.key] = _receipt(draft, "unchanged", row.path, oid=row.oid)
         else:
             self._keep(draft, draft.data, settled)
+
+    def _attach(self, draft: Draft, settled: _Settled) -> None:
+        """Put a transcript beside its session, or beside the copy that its text became."""
+        kept = [item for item in settled.receipts.values() if item.conflict_of == draft.id]
+        path = naming.transcript_path(kept[-1].id) if kept else draft.path
+        tip = self.master.tip()
+        there = self.master.file(tip, path) if tip else None
+        if there != draft.data and not self.master.applied(draft.batch, path):
+            settled.commits.setdefault(draft.batch, {})[path] = draft.data
+        settled.receipts[draft.key] = _receipt(draft, "master", path)
 
     def _standing(self, id: str, settled: _Settled) -> Session | None:
         return settled.view[id] if id in settled.view else self.catalog.base(id)
@@ -412,7 +425,11 @@ class Publisher:
         return row.session
 
     def _remove(self, draft: Draft, row: Session, settled: _Settled) -> None:
-        settled.commits.setdefault(draft.batch, {})[row.path] = None
+        files = settled.commits.setdefault(draft.batch, {})
+        files[row.path] = None
+        transcript = naming.transcript_path(row.id)
+        if self.master.file(self.master.tip(), transcript) is not None:
+            files[transcript] = None
         settled.rows[row.path] = None
         settled.view[row.id] = None
         if draft.key:

@@ -34,6 +34,7 @@ _BATCH = 100  # documents of one push
 _BATCH_BYTES = 16 * 1024 * 1024
 _SPACE = uuid.UUID("5f0a3c52-6c7e-5d0b-9a57-0d6c1c0f7b1e")  # never to be changed: it makes ids
 _MARK = rb"(?m)^imported: ([a-z-]+) (\S+) ([0-9a-f]{32})[ \t]*\r?$"
+_OWN = rb"(?m)^(?:imported: [a-z-]+ \S+ [0-9a-f]{32}|(?:annoris-)?etag: [0-9a-f]{16})[ \t]*\r?\n"
 _KEPT = ("master", "unchanged", "conflict", "queued")
 
 
@@ -278,10 +279,10 @@ def _mark(conversation: Conversation, body: bytes, last: str) -> str:
 
 
 def _marked(front: bytes, mark: str) -> bytes:
-    """Front matter with the mark as its first line."""
+    """Front matter with the mark as its first line, and no etag: it was made from no revision."""
     opening, newline, rest = front.partition(b"\n")
     end = b"\r\n" if opening.endswith(b"\r") else b"\n"
-    return opening + newline + mark.encode() + end + re.sub(_MARK + rb"\n", b"", rest)
+    return opening + newline + mark.encode() + end + re.sub(_OWN, b"", rest)
 
 
 class _State:

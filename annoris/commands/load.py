@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from annoris.commands import InProject, Json, Quiet, Selector, archive, speak
 from annoris.errors import StorageError, UsageError
+
+if TYPE_CHECKING:
+    from annoris.console import Output
 
 
 def load(
@@ -18,7 +21,9 @@ def load(
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Write the exact bytes there.")
     ] = "",
-    force: Annotated[bool, typer.Option("--force", help="Let -o replace another file.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Let -o or --as replace another file.")
+    ] = False,
     body: Annotated[bool, typer.Option("--body", help="Without the front matter.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Insist on asking master first.")] = False,
     source: Annotated[
@@ -38,6 +43,12 @@ def load(
     no_workspace: Annotated[
         bool, typer.Option("--no-workspace", help="Do not compare with the work tree around.")
     ] = False,
+    native: Annotated[
+        Literal["claude-code"] | None,
+        typer.Option(
+            "--as", help="Give the transcript beside it back to this client, for this folder."
+        ),
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Exact bytes on a terminal too.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -48,6 +59,7 @@ def load(
     annoris load
     annoris load auth-refactor --section "Next steps"
     annoris load 3f2a9c1e -o session.md
+    annoris load auth-refactor --as claude-code
     """
     from annoris.archive import drift_here, excerpt
 
@@ -58,6 +70,9 @@ def load(
             f"--from {source} excludes --fresh, --rev and --at", hint="leave one of them out"
         )
     show = speak(json, quiet)
+    if native:
+        _give_back(selector, project, force, show)
+        return
     with show.working("asking master"):
         where = archive()
         loaded = where.load(selector, project, fresh=fresh, rev=rev, at=at, source=source)
@@ -73,6 +88,17 @@ def load(
     else:
         show.origin(loaded, drift)
         show.note(f"written to {output}")
+
+
+def _give_back(selector: str, project: str, force: bool, show: Output) -> None:
+    """Write a transcript where Claude Code goes on from it, and say how."""
+    from annoris.assistant.native import for_claude_code, unpacked
+
+    session, data = archive().transcript(selector, project)
+    id, file, moved = for_claude_code(unpacked(data), os.getcwd(), os.environ)
+    os.makedirs(os.path.dirname(file), mode=0o700, exist_ok=True)
+    _write(file, moved, force)
+    show.resumable(session, file, f"claude --resume {id}")
 
 
 def _write(path: str, data: bytes, force: bool) -> None:

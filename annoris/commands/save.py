@@ -13,6 +13,7 @@ from annoris.errors import DocumentRefused, UsageError
 
 if TYPE_CHECKING:
     from annoris.intake import Source
+    from annoris.settings import SaveSettings
 
 
 def save(
@@ -44,6 +45,12 @@ def save(
     no_workspace: Annotated[
         bool, typer.Option("--no-workspace", help="Note nothing of the work tree around.")
     ] = False,
+    transcript: Annotated[
+        str, typer.Option(metavar="FILE", help="Keep the client's own transcript beside it.")
+    ] = "",
+    redact: Annotated[
+        bool, typer.Option("--redact", help="Mask credentials in the transcript.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -61,6 +68,8 @@ def save(
     sources = [_read(file, limit) for file in files or (["-"] if not sys.stdin.isatty() else [])]
     if not sources:
         raise UsageError("nothing to save", hint="annoris save FILE, or pipe a document into it")
+    if transcript:
+        sources = [_with_transcript(sources, transcript, where.settings.save, redact)]
     output = speak(json, quiet)
     options = SaveOptions(
         project=project,
@@ -79,6 +88,19 @@ def save(
     output.receipts(receipts)
     output.complain(where.caches.complaints)
     raise typer.Exit(exit_code(receipts))
+
+
+def _with_transcript(
+    sources: list[Source], name: str, limits: SaveSettings, redact: bool
+) -> Source:
+    from dataclasses import replace
+
+    from annoris.assistant.native import MAX_BYTES, packed
+
+    if len(sources) > 1:
+        raise UsageError("--transcript goes with one document", hint="save them one by one")
+    data = _read(name, MAX_BYTES).data
+    return replace(sources[0], transcript=packed(data, name, limits, redact=redact))
 
 
 def _workspace() -> str:

@@ -78,7 +78,7 @@ READS = {
     "Archive.find", "Archive.default_project", "Archive.sessions", "Archive.search",
     "Archive.projects", "Archive.project", "Archive.must_fit",
     "Archive.history", "Archive.diff", "Archive.checked", "Archive.close",
-    "Archive.fate",
+    "Archive.fate", "Archive.transcript",
 }  # fmt: skip
 _CALLS = ("fsync", "replace", "unlink")
 _WRITING = ("init", "fast-import", "push", "fetch", "update-ref", "gc", "hash-object", "reflog")
