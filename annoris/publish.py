@@ -343,7 +343,7 @@ class Publisher:
     def _attach(self, draft: Draft, settled: _Settled) -> None:
         """Put a transcript beside its session, or beside the copy that its text became."""
         kept = [item for item in settled.receipts.values() if item.conflict_of == draft.id]
-        path = naming.transcript_path(kept[-1].id) if kept else draft.path
+        path = naming.transcript_path(kept[-1].id if kept else draft.id)
         tip = self.master.tip()
         there = self.master.file(tip, path) if tip else None
         if there != draft.data and not self.master.applied(draft.batch, path):

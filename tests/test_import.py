@@ -446,6 +446,8 @@ def test_redact_masks_credentials_wherever_they_stand(here: Machine) -> None:
         talk.assistant(call("Bash", command="x" * 9 + " y" * (length // 2) + " " + TOKEN))
         talk.user([answer("out " * (length // 4) + TOKEN)])
     put(here, talk)
+    would = imported(here, "claude-code", "--redact", "--dry-run")
+    assert TOKEN[:10] not in json.dumps(would)
     done = imported(here, "claude-code", "--redact")
     assert done["redacted"] == 1
     text = text_of(here)

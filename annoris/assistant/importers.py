@@ -169,18 +169,16 @@ class Importer:
             self._archive.notes.forget(id)  # or it would be an edit of what was deleted
         if conversation.document:
             front, body, last = self._adopted(conversation, id)
-            title = document.inspect(body).title
         else:
             made = self._page(conversation, result)
             front, body, last = self._front(conversation, id, made), made.body.encode(), made.last
-            title = made.title
         body = self._without_credentials(front, body, result)
         mark = _mark(conversation, body, last)
         data = self._over(row, body, mark, last) if row else _marked(front, mark) + body
         if data is None:
             return None
-        document.parse(data, max_bytes=self._archive.settings.save.max_bytes)
-        return _Ready(conversation, Source(conversation.where, data, at=last), title)
+        meta = document.parse(data, max_bytes=self._archive.settings.save.max_bytes).meta
+        return _Ready(conversation, Source(conversation.where, data, at=last), meta.title)
 
     def _page(self, conversation: Conversation, result: Imported) -> Page:
         assert conversation.items is not None  # noqa: S101 - or it is a document
