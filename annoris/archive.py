@@ -153,9 +153,7 @@ class Archive:
                 else item
             )
             transcript = next(attached) if source.transcript else None
-            accepted.append(
-                Accepted(source, parsed, found, isinstance(item, Draft), transcript)
-            )
+            accepted.append(Accepted(source, parsed, found, isinstance(item, Draft), transcript))
         return accepted
 
     def _intake(self) -> Intake:
@@ -382,8 +380,6 @@ class Archive:
 
     def transcript(self, selector: str = "", project: str = "") -> tuple[Session, bytes]:
         """A session and the packed transcript beside it. Raises NotFound, Ambiguous."""
-        from annoris.naming import transcript_path  # noqa: PLC0415
-
         self.look()
         session, tip = self.find(selector, project), self.master.tip()
         waiting = [
@@ -391,7 +387,9 @@ class Archive:
             for draft in self.outbox.read()[0]
             if draft.op == "attach" and draft.id == session.id
         ]
-        there = self.master.file(tip, transcript_path(session.id)) if tip else None
+        there = (
+            self.master.file(tip, self.master.layout.transcript_path(session.id)) if tip else None
+        )
         data = waiting[-1] if waiting else there
         if data is None:
             raise NotFound(

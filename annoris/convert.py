@@ -17,7 +17,7 @@ from annoris.catalog import Catalog
 from annoris.errors import DocumentRefused, RemoteUnreachable
 from annoris.follow import Follower
 from annoris.gitcmd import LostRace
-from annoris.layout import Layout, Sealed, is_sealed
+from annoris.layout import Layout, Sealed, is_sealed, transcript_of
 from annoris.master import Master
 from annoris.model import Deadline, Document, Entry, Session
 from annoris.settings import MasterSettings
@@ -53,6 +53,7 @@ def converted(old: Follower, master: Master, tip: str) -> str:
         path = master.layout.path_for(row.project, row.title, created, row.id)
         files[path] = _telling(row, data)
     files |= _projects(old.master, master, tip)
+    files |= _transcripts(old.master, master, tip)
     return master.rewrite(tip, files, "Keep sessions in another form")
 
 
@@ -131,6 +132,16 @@ def _projects(old: Master, master: Master, tip: str) -> dict[str, bytes | None]:
             path = master.layout.project_path(project.name, project.id)
         files[entry.path] = None
         files[path] = projects.edited(data, {"name": project.name}, project)
+    return files
+
+
+def _transcripts(old: Master, master: Master, tip: str) -> dict[str, bytes | None]:
+    """Transcripts where the form of ``master`` has them."""
+    files: dict[str, bytes | None] = {}
+    tree = old.tree(tip, lambda path: bool(transcript_of(path))).items()
+    for entry, data in old.blobs((Entry(*item) for item in tree), bad=lambda *_: None):
+        files[entry.path] = None
+        files[master.layout.transcript_path(transcript_of(entry.path))] = data
     return files
 
 

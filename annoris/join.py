@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from annoris.convert import converted, racing
 from annoris.errors import ScopeMismatch
 from annoris.follow import Follower, make_row
-from annoris.layout import SETTING, mismatch
+from annoris.layout import SETTING, mismatch, transcript_of
 from annoris.master import Commit, Master, now
 from annoris.model import Deadline, Draft, Entry
 
@@ -64,15 +64,18 @@ def _joined(follower: Follower, here: str, base: str, there: str, deadline: Dead
     if not here or (base and master.descends(base, here)):
         _take(master, base, there, deadline)
         return Joined()
+
+    def beside(path: str) -> bool:
+        return master.layout.is_project(path) or bool(transcript_of(path))
+
     history = not (master.layout.sealed and master.ever_plain(here))
     ours, theirs = master.tree(here), master.tree(base)
     if history and (not base or master.descends(here, base)):
         master.push(here, there, deadline)
         return Joined(len(ours.keys() - theirs.keys()))
     only = [Entry(path, oid) for path, oid in ours.items() if path not in theirs]
-    known = master.tree(base, master.layout.is_project)
-    projects = master.tree(here, master.layout.is_project).items()
-    filed = [Entry(path, oid) for path, oid in projects if path not in known]
+    known = master.tree(base, beside)
+    filed = [Entry(*item) for item in master.tree(here, beside).items() if item[0] not in known]
     files = {entry.path: data for entry, data in master.blobs([*only, *filed])}
     both = [Entry(path, ours[path]) for path in ours.keys() & theirs.keys()]
     _requeue(follower, [entry for entry in both if entry.oid != theirs[entry.path]])

@@ -34,6 +34,10 @@ SETTING = {"plain": "caches", "sealed": "everything"}  # encryption.scope of a m
 _VERSION = 1
 _SEALED = r"sealed/([0-9a-f]{2})/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{10}\1)\.annoris"
 _SEALED_PROJECT = r"projects/([0-9a-f]{32})\.annoris"
+_TRANSCRIPT = (
+    r"transcripts/([0-9a-f]{2})/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{10}\1)"
+    r"\.(?:jsonl\.gz|annoris)"
+)
 _FIELD = r'(?m)^(\w+)[ \t]*=[ \t]*"?([^"\n]*?)"?[ \t\r]*$'
 _ON_MASTER = "master"  # what envelopes are bound to in the place of a blob id
 _NAMES = "names"
@@ -42,6 +46,12 @@ _NAMES = "names"
 def id_in(path: str) -> str:
     """The id that a sealed session's path says; empty for any other path."""
     found = re.fullmatch(_SEALED, path) if path.startswith("sealed/") else None
+    return found[2] if found else ""
+
+
+def transcript_of(path: str) -> str:
+    """The id of the session whose transcript lies at a path, in either form; else empty."""
+    found = re.fullmatch(_TRANSCRIPT, path) if path.startswith("transcripts/") else None
     return found[2] if found else ""
 
 
@@ -113,6 +123,10 @@ class Layout(ABC):
 
         The layout has been fitted to a master.
         """
+
+    def transcript_path(self, id: str) -> str:
+        """Where the transcript of a session lies."""
+        return f"transcripts/{id[-2:]}/{id}.{'annoris' if self.sealed else 'jsonl.gz'}"
 
     @abstractmethod
     def fit(self, told: bytes | None, remote: str) -> None:
@@ -207,8 +221,9 @@ class Plain(Layout):
         return data
 
     def message(self, drafts: list[Draft]) -> str:
+        drafts = _telling(drafts)
         first = drafts[0]
-        verb = "Save" if first.op == "save" else "Delete"
+        verb = _VERBS[first.op]
         what = first.title or first.name or first.path
         if len(drafts) > 1:
             return f"{verb} {len(drafts)} sessions, {what[:40]} first"
@@ -317,7 +332,8 @@ class Sealed(Layout):
         return seal(data, key=key, session=_bound_to(path), oid=_ON_MASTER).encode()
 
     def message(self, drafts: list[Draft]) -> str:
-        verb = "Save" if drafts[0].op == "save" else "Delete"
+        drafts = _telling(drafts)
+        verb = _VERBS[drafts[0].op]
         return f"{verb} {len(drafts)} session{'s' * (len(drafts) > 1)}"
 
     def words(self, subject: str) -> str:  # noqa: ARG002
@@ -328,6 +344,14 @@ class Sealed(Layout):
         return self._key, self._names
 
 
+_VERBS = {"save": "Save", "delete": "Delete", "attach": "Keep"}
+
+
+def _telling(drafts: list[Draft]) -> list[Draft]:
+    """The drafts that a commit is about: transcripts only when there is nothing else."""
+    return [draft for draft in drafts if draft.op != "attach"] or drafts[:1]
+
+
 def _sealed_path(id: str) -> str:
     return f"sealed/{id[-2:]}/{id}.annoris"
 
@@ -335,7 +359,10 @@ def _sealed_path(id: str) -> str:
 def _bound_to(path: str) -> str:
     """What the envelope at a path is bound to; empty where there is none."""
     project = re.fullmatch(_SEALED_PROJECT, path)
-    return f"project {project[1]}" if project else id_in(path)
+    transcript = transcript_of(path)
+    if project or transcript:
+        return f"project {project[1]}" if project else f"transcript {transcript}"
+    return id_in(path)
 
 
 def _fields(told: bytes) -> dict[str, str]:

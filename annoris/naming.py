@@ -64,8 +64,3 @@ def path_for(project: str, title: str, created: str, id: str) -> str:
         raise ValueError(f"no path without a date and a UUID: {created!r}, {id!r}")
     year, month = moment[:4], moment[5:7]
     return f"sessions/{folder(project)}/{year}/{month}/{moment[:10]}-{slug(title)}-{uuid[-8:]}.md"
-
-
-def transcript_path(id: str) -> str:
-    """Where the transcript of a session lies on master."""
-    return f"transcripts/{id[-2:]}/{id}.jsonl.gz"

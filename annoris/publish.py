@@ -205,6 +205,8 @@ class Publisher:
     def _placed(self, draft: Draft) -> Draft:
         """A draft of before master was converted goes where new ones go."""
         layout = self.master.layout
+        if draft.op == "attach":
+            return replace(draft, path=layout.transcript_path(draft.id))
         if bool(id_in(draft.path)) == layout.sealed:
             return draft
         created = document.inspect(draft.data).created or draft.at
@@ -343,7 +345,7 @@ class Publisher:
     def _attach(self, draft: Draft, settled: _Settled) -> None:
         """Put a transcript beside its session, or beside the copy that its text became."""
         kept = [item for item in settled.receipts.values() if item.conflict_of == draft.id]
-        path = naming.transcript_path(kept[-1].id if kept else draft.id)
+        path = self.master.layout.transcript_path(kept[-1].id if kept else draft.id)
         tip = self.master.tip()
         there = self.master.file(tip, path) if tip else None
         if there != draft.data and not self.master.applied(draft.batch, path):
@@ -427,7 +429,7 @@ class Publisher:
     def _remove(self, draft: Draft, row: Session, settled: _Settled) -> None:
         files = settled.commits.setdefault(draft.batch, {})
         files[row.path] = None
-        transcript = naming.transcript_path(row.id)
+        transcript = self.master.layout.transcript_path(row.id)
         if self.master.file(self.master.tip(), transcript) is not None:
             files[transcript] = None
         settled.rows[row.path] = None

@@ -31,7 +31,7 @@ from annoris.errors import (
     StorageError,
 )
 from annoris.follow import Follower
-from annoris.layout import is_sealed
+from annoris.layout import is_sealed, transcript_of
 from annoris.master import now
 from annoris.mirror import Mirror
 from annoris.model import Change, Deadline, Entry, Finding, Projected, Receipt, Report, Run

@@ -398,6 +398,7 @@ def test_json_of_every_command_is_one_object_with_its_version(machine: Machines)
         ("alerts",): "targets",
         ("dump",): "error",
         ("restore", "latest"): "error",
+        ("import", "folder", "."): "imported",
         ("install", "cursor"): "files",
         ("uninstall", "cursor"): "files",
         ("serve", "--port", "99999"): "error",

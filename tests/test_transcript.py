@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import time
@@ -12,14 +13,17 @@ from typing import Any
 import pytest
 
 from annoris.assistant.native import folder_name, packed, unpacked
+from annoris.envelope import new_key
 from annoris.errors import DocumentRefused, StorageError
-from annoris.naming import transcript_path
+from annoris.layout import Plain
 from annoris.settings import SaveSettings
 from tests.support import crash
 from tests.support.machine import Machine
 from tests.test_import import FULL, TALK, TOKEN, Claude, put, whole_talk
+from tests.test_sealed import everything_in
 
 LIMITS = SaveSettings()
+transcript_path = Plain(()).transcript_path
 
 
 @pytest.fixture
@@ -36,7 +40,8 @@ def on_master(machine: Machine, id: str) -> bytes | None:
     archive = machine.archive()
     try:
         archive.look(fresh=True)
-        return archive.master.file(archive.master.tip(), transcript_path(id))
+        path = archive.master.layout.transcript_path(id)
+        return archive.master.file(archive.master.tip(), path)
     finally:
         archive.close()
 
@@ -118,6 +123,34 @@ def test_a_transcript_goes_when_its_session_is_deleted(here: Machine) -> None:
     id = keep(here, whole_talk().data).json["receipts"][0]["id"]
     assert here.run("delete", id).code == 0
     assert on_master(here, id) is None
+
+
+def test_on_a_sealed_master_a_transcript_is_sealed_too(
+    machine: Callable[..., Machine], remote: Path
+) -> None:
+    """No word of it is there; another machine with the key gets it back, before and after a
+    conversion to the plain form."""
+    settings = {"encryption_scope": "everything", "key": new_key().text()}
+    one, two = (machine(name, remote, **settings) for name in ("one", "two"))
+    talk = whole_talk()
+    id = keep(one, talk.data).json["receipts"][0]["id"]
+    assert b"webhooks" not in everything_in(remote)
+    assert gzip.compress(talk.data, 6, mtime=0) not in everything_in(remote)
+    assert two.run("load", id, "--as", "claude-code").code == 0
+    two.environment["ANNORIS_ENCRYPTION_SCOPE"] = "caches"
+    ran = two.run("init", "--remote", str(remote), "--scope", "caches", "--convert")
+    assert ran.code == 0, ran.err
+    assert unpacked(on_master(two, id) or b"") == talk.data
+    assert two.run("load", id, "--as", "claude-code", "--force").code == 0
+
+
+def test_transcripts_go_along_to_a_remote(machine: Callable[..., Machine], remote: Path) -> None:
+    """To one that is empty, and to one that has sessions of its own."""
+    machine("other", remote).save(b"# Other\n\ntext\n")
+    here = machine("laptop")
+    id = keep(here, whole_talk().data).json["receipts"][0]["id"]
+    assert here.run("init", "--remote", str(remote)).code == 0
+    assert on_master(machine("third", remote), id) is not None
 
 
 def test_a_credential_in_a_transcript_is_refused_or_masked(here: Machine) -> None:
