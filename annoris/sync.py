@@ -182,7 +182,8 @@ def unreadable(archive: Archive) -> list[str]:
         f"{path} is not shown: it does not have the form of this master"
         for path in master.tree(tip, master.layout.stray)
     ]
-    return stray + list(unopened(archive, master.tree(tip, is_sealed)).values())
+    shown = master.tree(tip, lambda path: is_sealed(path) and not transcript_of(path))
+    return stray + list(unopened(archive, shown).values())
 
 
 def unfit(path: str, problem: str) -> Finding:
