@@ -77,7 +77,7 @@ lines = st.one_of(
             b"\xff\n",
         ]
     ),
-)
+).filter(lambda line: b"# annoris" not in line)  # a person who writes our marks is told so
 
 
 @settings(deadline=None)
