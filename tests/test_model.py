@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import psycopg
 import pytest
 import redis
 from hypothesis import HealthCheck, Phase, settings, strategies
@@ -30,7 +31,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from annoris import document, keys, sync
+from annoris import document, dumps, keys, sync
 from annoris.archive import Archive
 from annoris.errors import AnnorisError, NotFound
 from annoris.follow import id_of
@@ -91,6 +92,7 @@ class World(RuleBasedStateMachine):
         self.past: dict[str, set[bytes]] = {}
         self.waiting: dict[str, bytes] = {}
         self.count = itertools.count(1)
+        self.dumped = False
         keys.create(load(environ=self.machines[0].environment))
         self._share_key(0)
 
@@ -213,7 +215,23 @@ class World(RuleBasedStateMachine):
     def lose_catalog(self, which: int) -> None:
         (self.machines[which].data / "catalog.sqlite").unlink(missing_ok=True)
 
-    # Dumps and restores join here.
+    @precondition(lambda self: self.past and self.up["hot"] and self.up["master"])
+    @rule(which=_which)
+    def dump(self, which: int) -> None:
+        with self._open(which) as archive:
+            dumps.dump(archive)
+        self.dumped = True
+
+    @precondition(lambda self: self.dumped and self.up["hot"] and self.up["master"])
+    @rule(which=_which, lost=strategies.booleans())
+    def restore(self, which: int, lost: bool) -> None:
+        """The hot cache goes back to the newest dump, from nothing or from what it was."""
+        if lost:
+            with psycopg.connect(self.tiers.direct, autocommit=True) as db:
+                db.execute("DROP SCHEMA annoris CASCADE")
+        with self._open(which) as archive:
+            dumps.restore(archive, "latest", force=True)
+        self.sync(which, full=False)
 
     # --- what must hold ------------------------------------------------------------------------
 
