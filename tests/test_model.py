@@ -308,8 +308,8 @@ def test_case_25_any_sequence_of_events_keeps_master_the_caches_and_the_model_on
     run_state_machine_as_test(
         World,
         settings=settings(
-            max_examples=200 if MANY else 5,
-            stateful_step_count=40 if MANY else 12,
+            max_examples=200 if MANY else 4,
+            stateful_step_count=40 if MANY else 10,
             deadline=None,
             derandomize=not MANY,
             database=None,
