@@ -360,7 +360,7 @@ def test_a_drill_finds_a_broken_object_of_the_remote(here: Machine, remote: Path
 def test_a_lost_database_comes_back_whole(
     here: Machine, make: Make, tiers: Tiers, postgres: Postgres
 ) -> None:
-    """dump, dropdb, createdb, restore, sync: the log, tombstones and evicted rows included."""
+    """dump, dropdb, createdb, restore, sync, verify: log, tombstones, evicted rows included."""
     before, log = rows(tiers.direct), sync_log(tiers.direct)
     dump(here)
     name = tiers.direct.rpartition("/")[2]
@@ -374,6 +374,8 @@ def test_a_lost_database_comes_back_whole(
     assert rows(tiers.direct)[1:] == before  # but for the row that says so
     assert sync_log(tiers.direct)[:-1] == log
     assert laptop.sync().code == 0
+    verified = run(laptop, "verify", "--json")
+    assert (verified.json["audit"]["findings"], verified.code) == ([], 0)
     (one,) = [row for row in _sessions(laptop) if row.title == "One"]
     assert run(laptop, "load", one.id, "--from", "hot").out.endswith(BODIES[0])
     with contextlib.closing(Hot(tiers.direct)) as hot:
