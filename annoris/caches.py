@@ -307,7 +307,8 @@ class Caches:
 
                 hot = Hot(limits.url, schema=limits.schema, seconds=limits.sync_seconds)
                 stack.callback(hot.close)
-                with suppress(TierDown, StorageError):  # without it, all do the same work
+                # Without it, all do the same work.
+                with suppress(TierDown, StorageError, ConfigError):
                     stack.enter_context(hot.exclusive(what))
             yield
 
