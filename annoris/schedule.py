@@ -37,6 +37,7 @@ _BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _MADE = "# Made by annoris schedule; annoris schedule remove takes it away.\n"
+_NAMES = ("sync", "verify", "dump", "drill")  # of all jobs that there ever are
 _LOG_BYTES = 1_000_000
 _SECONDS = 20.0  # for crontab and systemctl
 _GRACE = 15.0  # between asking a late run to end and ending it
@@ -47,24 +48,24 @@ _RAN = re.compile(rb"^(\S+Z) (.+): (exit \d+, \d+ s|stopped after \d+ s)$", re.M
 class Job:
     """A command of annoris, when it runs (local time), and the seconds it may take."""
 
+    name: str
     words: tuple[str, ...]
     minutes: tuple[int, ...]
     hour: int | None  # None: every hour
     seconds: int
-
-    @property
-    def name(self) -> str:
-        return self.words[0]
+    sundays: bool = False
 
     @property
     def cron(self) -> str:
         hour = "*" if self.hour is None else self.hour
-        return f"{','.join(map(str, self.minutes))} {hour} * * *"
+        day = "0" if self.sundays else "*"
+        return f"{','.join(map(str, self.minutes))} {hour} * * {day}"
 
     @property
     def calendar(self) -> str:
         hour = "*" if self.hour is None else f"{self.hour:02}"
-        return f"*-*-* {hour}:{','.join(f'{minute:02}' for minute in self.minutes)}:00"
+        day = "Sun " if self.sundays else ""
+        return f"{day}*-*-* {hour}:{','.join(f'{minute:02}' for minute in self.minutes)}:00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +91,24 @@ class Present:
 # --- text ----------------------------------------------------------------------------------------
 
 
-def jobs(machine: str) -> tuple[Job, ...]:
-    """Sync every 15 minutes, verify and dump once a night.
+def jobs(machine: str, *, hot: bool) -> tuple[Job, ...]:
+    """Sync every 15 minutes, verify once a night; with a hot cache dumps, and their drill.
 
     ``machine`` shifts the minutes, always by the same number: not all machines ask at once,
-    and the three never start in the same minute.
+    and no two jobs ever start in the same minute.
     """
     number = int.from_bytes(hashlib.sha256(machine.encode(errors="replace")).digest()[:4], "big")
     shift, hour = number % 15, 1 + number // 15 % 3
     quarters = tuple(range(shift, 60, 15))
-    return (
-        Job(("sync", "--full", "--quiet"), quarters, None, 840),
-        Job(("verify", "--quiet"), (shift + 5,), hour, 3000),
-        Job(("dump", "--quiet"), (shift + 10,), hour + 1, 3000),
+    always = (
+        Job("sync", ("sync", "--full", "--quiet"), quarters, None, 840),
+        Job("verify", ("verify", "--quiet"), (shift + 5,), hour, 3000),
     )
+    dumps = (
+        Job("dump", ("dump", "--quiet"), (shift + 10,), hour + 1, 3000),
+        Job("drill", ("dump", "--drill", "--quiet"), (shift + 10,), hour + 2, 3000, sundays=True),
+    )
+    return (*always, *dumps) if hot else always
 
 
 def command(
@@ -247,9 +252,9 @@ def edits(
     text = with_block(crontab, lines) if lines else without_block(crontab)
     files = units(wanted, start) if kind == "systemd" else {}
     found = [Edit("", crontab, text)]
-    for job in wanted:
+    for job in _NAMES:
         for suffix in ("timer", "service"):
-            name = f"annoris-{job.name}.{suffix}"
+            name = f"annoris-{job}.{suffix}"
             path = os.path.join(folder, name)
             found.append(Edit(path, _read_unit(path), files.get(name, b"")))
     return [edit for edit in found if edit.before != edit.after]

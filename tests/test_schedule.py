@@ -23,7 +23,7 @@ from tests.support.machine import Machine
 Machines = Callable[..., Machine]
 
 START = schedule.command("/opt/annoris/bin/python", ["/usr/bin"])
-JOBS = schedule.jobs("laptop 1000")
+JOBS = schedule.jobs("laptop 1000", hot=True)
 BLOCK = schedule.block(JOBS, START)
 
 # What cron programs do with a file, as far as anybody sees it; systemctl only writes down.
@@ -143,7 +143,7 @@ def test_cron_reads_the_words_that_were_meant(path: str) -> None:
         minutes, hours, *rest = fields
         assert all(0 <= int(minute) < 60 for minute in minutes.split(","))
         assert hours == "*" or 0 <= int(hours) < 24
-        assert rest == ["*", "*", "*"]
+        assert rest == ["*", "*", "0" if job.sundays else "*"]
 
 
 @pytest.mark.parametrize("path", ["/back\\slash", "/line\nbreak"])
@@ -155,18 +155,22 @@ def test_a_path_that_cron_cant_hold_is_refused(path: str) -> None:
 @pytest.mark.parametrize("machine", ["", "laptop 0", "\udcff", *map(str, range(60))])
 def test_the_minutes_are_a_machines_own_and_never_meet(machine: str) -> None:
     """Sync comes every 15 minutes and ends before its next start; nothing starts beside it."""
-    sync, verify, dump = schedule.jobs(machine)
-    assert schedule.jobs(machine) == (sync, verify, dump)
+    sync, verify, dump, drill = schedule.jobs(machine, hot=True)
+    assert schedule.jobs(machine, hot=False) == (sync, verify), "there is nothing to dump"
     assert [minute - sync.minutes[0] for minute in sync.minutes] == [0, 15, 30, 45]
     assert sync.seconds < 15 * 60
     assert not {*sync.minutes} & {*verify.minutes, *dump.minutes}
     assert verify.hour is not None
     assert dump.hour == verify.hour + 1
+    assert drill.hour == verify.hour + 2
+    assert drill.minutes == dump.minutes
     assert verify.seconds < 3600
 
 
 def test_machines_do_not_all_start_at_once() -> None:
-    assert len({schedule.jobs(f"host-{number}")[0].minutes for number in range(100)}) == 15
+    assert (
+        len({schedule.jobs(f"host-{number}", hot=True)[0].minutes for number in range(100)}) == 15
+    )
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
@@ -205,12 +209,13 @@ def test_install_twice_and_remove_leave_other_lines_alone(
     assert laptop.run("schedule", "install").code == 0
     text = crontab(laptop).read_bytes()
     assert text.startswith(before or b"")
-    for words in (b"sync --full --quiet", b"verify --quiet", b"dump --quiet"):
+    for words in (b"sync --full --quiet", b"verify --quiet"):
         assert text.count(words) == 1
+    assert b"dump" not in text, "without a hot cache there is nothing to dump"
     again = laptop.run("schedule", "install")
     assert "nothing to change" in again.err
     assert crontab(laptop).read_bytes() == text
-    assert laptop.run("schedule", "remove", "--dry-run").text.count("\n-") >= 5
+    assert laptop.run("schedule", "remove", "--dry-run").text.count("\n-") >= 4
     assert laptop.run("schedule", "remove").code == 0
     assert (crontab(laptop).read_bytes() if before else b"") == (before or b"")
     assert "nothing to change" in laptop.run("schedule", "remove").err
@@ -256,7 +261,7 @@ def test_without_cron_and_systemd_the_lines_are_there_to_paste(laptop: Machine) 
     assert ran.code == 2
     assert "neither systemd for users nor crontab" in ran.err
     assert "# annoris begin\n" in ran.err
-    assert ran.err.count("schedule run") == 3
+    assert ran.err.count("schedule run") == 2
     assert laptop.run("schedule", "install", "--cron").code == 2
     assert laptop.run("schedule", "install", "--systemd").code == 2
     assert laptop.run("schedule", "install", "--systemd", "--cron").code == 2
@@ -283,12 +288,25 @@ def test_systemd_is_taken_where_it_answers_and_replaces_cron(laptop: Machine) ->
     assert ran.code == 0, ran.err
     assert "enable-linger" in ran.err
     assert crontab(laptop).read_bytes() == b"# mine\n"
-    assert len(list(units(laptop).iterdir())) == 6
+    assert len(list(units(laptop).iterdir())) == 4
     calls = (laptop.folder / "systemctl").read_text().splitlines()
-    timers = "annoris-sync.timer annoris-verify.timer annoris-dump.timer"
+    timers = "annoris-sync.timer annoris-verify.timer"
     assert calls == ["--user daemon-reload", f"--user enable --now {timers}"]
     assert laptop.run("schedule", "show", "--json").json["schedule"]["kind"] == "systemd"
     assert "nothing to change" in laptop.run("schedule", "install").err
+
+
+def test_dumps_are_scheduled_while_there_is_a_hot_cache(laptop: Machine) -> None:
+    (laptop.folder / "no-systemd").unlink()
+    hot = {"ANNORIS_HOT_URL": "postgresql://127.0.0.1:9/x"}
+    assert laptop.run("schedule", "install", env=hot).code == 0
+    assert len(list(units(laptop).iterdir())) == 8
+    assert "OnCalendar=Sun *-*-*" in (units(laptop) / "annoris-drill.timer").read_text()
+    assert not laptop.run("schedule", "show", "--json").json["schedule"]["current"]
+    assert laptop.run("schedule", "install").code == 0
+    assert len(list(units(laptop).iterdir())) == 4
+    calls = (laptop.folder / "systemctl").read_text().splitlines()
+    assert "--user disable --now annoris-dump.timer annoris-drill.timer" in calls
 
 
 def test_removing_leaves_other_units_alone(laptop: Machine) -> None:

@@ -41,7 +41,7 @@ def install(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Sync every 15 minutes, verify and dump at night. Twice is once.
+    """Sync every 15 minutes, verify and dump at night, drill on Sundays. Twice is once.
 
     \b
     annoris schedule install
@@ -172,4 +172,5 @@ def _wanted() -> tuple[tuple[Job, ...], tuple[str, ...], str]:
         "" if plain == settings.data_dir else os.path.abspath(settings.data_dir),
         "" if usual else config,
     )
-    return core.jobs(f"{platform.node()} {os.getuid()}"), start, core.unit_folder(os.environ)
+    wanted = core.jobs(f"{platform.node()} {os.getuid()}", hot=bool(settings.hot.url))
+    return wanted, start, core.unit_folder(os.environ)
