@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -157,10 +157,7 @@ class Emergency:
         content = row.content if len(row.content) <= MAX_VALUE else ""
         meta = json.dumps({"session": asdict(session), "checksum": row.checksum})
         move = self._moving(session.id, row.position, session.oid, meta, content)
-        order = f"{int(not session.captured)} {session.saved} {session.id}"
-        indexes = [self._newest(session.project)]
-        if session.name:
-            indexes.append(self._named(session.project, session.name))
+        order, indexes = _order(session), self._indexes(session)
 
         def work(server: redis.Redis) -> bool:
             pipe: Any
@@ -221,6 +218,45 @@ class Emergency:
 
         return self._ask(work)
 
+    def pointers(self) -> dict[str, str]:
+        """The ids that the indexes lead to, by what ``pointers_to`` calls an index."""
+
+        def work(server: redis.Redis) -> dict[str, str]:
+            found = {
+                key.decode(errors="replace")
+                for kind in ("newest", "named")
+                for key in server.scan_iter(match=f"{self._namespace}:{kind}:*", count=1000)
+            }
+            keys = sorted(found)
+            with server.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.hget(key, "id")
+                ids = pipe.execute(raise_on_error=False) if keys else []
+            return {
+                key: id.decode(errors="replace") if isinstance(id, bytes) else ""
+                for key, id in zip(keys, ids, strict=True)
+            }
+
+        return self._ask(work)
+
+    def pointers_to(self, sessions: Iterable[Session]) -> dict[str, str]:
+        """What ``pointers`` would be were these all the sessions, and all of them here."""
+        best: dict[str, tuple[str, str]] = {}
+        for session in sessions:
+            order = _order(session)
+            for index in self._indexes(session):
+                best[index] = max(best.get(index, ("", "")), (order, session.id))
+        return {index: id for index, (_, id) in best.items()}
+
+    def unpoint(self, indexes: Iterable[str]) -> None:
+        """Take indexes away; the next save of a session brings them again."""
+
+        def work(server: redis.Redis) -> None:
+            for index in indexes:  # one by one: in a cluster they lie apart
+                server.delete(index)
+
+        self._ask(work)
+
     def count(self) -> int:
         """How many sessions are here."""
         return len(self.entries())
@@ -261,6 +297,10 @@ class Emergency:
 
     def _named(self, project: str, name: str) -> str:
         return f"{self._namespace}:named:{json.dumps([project, name])}"
+
+    def _indexes(self, session: Session) -> list[str]:
+        named = [self._named(session.project, session.name)] if session.name else []
+        return [self._newest(session.project), *named]
 
     def _moving(self, id: str, position: int, oid: str, meta: str, content: str) -> tuple[Any, ...]:
         head, values = self._head(id), self._values(id)
@@ -337,6 +377,11 @@ class Emergency:
         password = unquote(urlsplit(self._url).password or "")
         said = said.replace(password, "***") if password else said
         return self._down(f"can't be used now: {said}", transient=passing)
+
+
+def _order(session: Session) -> str:
+    """What an index compares: the greatest is the one that it leads to."""
+    return f"{int(not session.captured)} {session.saved} {session.id}"
 
 
 def _session(fields: dict[str, Any]) -> Session:

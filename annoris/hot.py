@@ -228,6 +228,21 @@ WHERE (held.id, held.status, held.priority, held.target_revenue, held.current_re
     excluded.current_revenue, excluded.created_at)
 """
 
+# The same comparison for all of them, without a write.
+_MISFILED = """
+SELECT COALESCE(incoming.name, held.name)
+FROM unnest(%(id)s::text[], %(name)s::text[], %(status)s::text[], %(priority)s::text[],
+    %(target)s::text[], %(current)s::text[], %(created)s::text[])
+    AS incoming (id, name, status, priority, target, current, created)
+FULL JOIN projects AS held ON held.name = incoming.name
+WHERE held.name IS NULL OR incoming.name IS NULL OR (held.id::text, held.status, held.priority,
+    held.target_revenue, held.current_revenue, held.created_at)
+    IS DISTINCT FROM (COALESCE(NULLIF(incoming.id, ''), held.id::text), incoming.status,
+    incoming.priority, incoming.target::numeric, incoming.current::numeric,
+    COALESCE(incoming.created::timestamptz, held.created_at))
+ORDER BY 1
+"""
+
 # A run is logged once, however often it is brought here.
 _LOG = """
 INSERT INTO sync_log (kind, status, started_at, finished_at, source, host, details, run)
@@ -682,16 +697,18 @@ class Hot:
         StorageError for a revenue of more than ten digits before the point.
         """
         given = list(rows)
-        records = [_project_record(row) for row in given]
-        if not (records or whole):
+        if not (given or whole):
             return 0
-        columns = map(list, zip(*records, strict=True)) if records else ([] for _ in _PROJECT_KEYS)
-        values = dict(zip(_PROJECT_KEYS, columns, strict=True))
+        values = _project_columns(given)
         former = [(_fit(was), _fit(row.name)) for row in given for was in row.was]
         moved = {"was": [was for was, _ in former], "now": [name for _, name in former]}
         also: list[Statement] = [(_UNFILED, values), (_MOVED, moved)] if whole else []
         cursors = self._run((_RENAMED, values), (_PROJECTS, values), *also)
         return sum(cursor.rowcount for cursor in cursors[1:])
+
+    def misfiled(self, rows: Iterable[Project]) -> list[str]:
+        """Names of projects that are not here as they are in ``rows``, which are all there are."""
+        return [_original(name) for (name,) in self._run((_MISFILED, _project_columns(rows)))[0]]
 
     def log(self, run: Run) -> int:
         """Note a run; answers its id, 0 when it is known already.
@@ -1061,6 +1078,12 @@ def _original(text: str) -> str:
     if "\\" not in text:
         return text
     return _ESCAPED.sub(lambda m: m[1] or chr(int(m[2], 16)), text)
+
+
+def _project_columns(rows: Iterable[Project]) -> dict[str, list[Any]]:
+    records = [_project_record(row) for row in rows]
+    columns = map(list, zip(*records, strict=True)) if records else ([] for _ in _PROJECT_KEYS)
+    return dict(zip(_PROJECT_KEYS, columns, strict=True))
 
 
 def _project_record(row: Project) -> tuple[object, ...]:

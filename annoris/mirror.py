@@ -223,7 +223,10 @@ class Mirror:
     # --- the emergency cache -------------------------------------------------------------------
 
     def sweep(self) -> Projected:
-        """Take away what the emergency cache holds of other revisions than master's."""
+        """Take away what the emergency cache holds of other revisions than master's.
+
+        An index that leads to another session than master's newest goes too.
+        """
         started = time.monotonic()
         view = self.view()
         want = self.sessions()
@@ -236,6 +239,9 @@ class Mirror:
             }
             if any(at > view.position for at in other.values()) and not self.is_newest(view):
                 other = {id: at for id, at in other.items() if at <= view.position}
+            due = cache.pointers_to(map(self._caches.listed, want.values()))
+            led = cache.pointers().items() if self.view() == view else ()
+            cache.unpoint(index for index, id in led if due.get(index) != id)
             return sum(cache.drop(id) for id in other)
 
         removed = self._caches.emergency(work)

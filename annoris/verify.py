@@ -62,7 +62,7 @@ KINDS = {
     "hot-missing": "the hot cache lacks a session of master, or holds a tombstone for it",
     "hot-stale": "the hot cache holds another revision or path than master's",
     "hot-surplus": "the hot cache holds a session that master does not have",
-    "hot-wrong": "metadata or checksum of a row are not those of the document",
+    "hot-wrong": "a row is not what the document, or the project's file, says",
     "hot-bare": "content is missing that is too young to have been evicted",
     "hot-ahead": "a row claims to be newer than master's tip",
     "hot-damaged": "content does not open, or is not what master holds",
@@ -444,6 +444,10 @@ class _Look:
         for item in found:
             about = item.session.path if item.session else item.id
             yield _repairable(f"hot-{item.kind}", "hot", about)
+        if state.commit == view.tip:  # a save brings no projects, the next sync does
+            filed = self.archive.catalog.filed()[0]
+            for name in hot.misfiled(map(self.archive.caches.filed, filed)):
+                yield _repairable("hot-wrong", "hot", f"project {name}")
         differing = {item.id for item in found}
         yield from self._hot_contents(hot, sessions, differing)
 
@@ -472,7 +476,8 @@ class _Look:
 
     def _emergency(self, cache: Emergency, mirror: Mirror) -> Iterator[Finding]:
         view, sessions = mirror.view(), mirror.sessions()
-        for id, (oid, position) in cache.entries().items():
+        held = cache.entries()
+        for id, (oid, position) in held.items():
             session = sessions.get(id)
             if position > view.position and not mirror.is_newest(view):
                 continue
@@ -482,6 +487,19 @@ class _Look:
                 yield _repairable("emergency-stale", "emergency", id)
             elif not self.scope.quick:
                 yield from self._held(cache, session)
+        here = [sessions[id] for id in held.keys() & sessions.keys()]
+        yield from self._led(cache, here)
+
+    def _led(self, cache: Emergency, here: list[Session]) -> Iterator[Finding]:
+        """Indexes that lead to another session than the newest of those that are here.
+
+        One that leads to what is not here any more answers nothing, and does no harm.
+        """
+        due = cache.pointers_to(map(self.archive.caches.listed, here))
+        ids = {session.id for session in here}
+        for index, id in cache.pointers().items():
+            if id in ids and due.get(index) != id:
+                yield _repairable("emergency-stale", "emergency", id)
 
     def _held(self, cache: Emergency, session: Session) -> Iterator[Finding]:
         try:
@@ -575,6 +593,7 @@ class _Repair:
     def _emergency(self, found: Iterable[Finding]) -> None:
         bad = [item.about for item in found if item.where == "emergency" and item.about]
         self.archive.caches.emergency(lambda cache: [cache.drop(id) for id in bad])
+        sync.mirror(self.archive, self.deadline).sweep()
 
     def _outbox(self) -> None:
         _, damaged = self.archive.outbox.read()

@@ -258,6 +258,51 @@ def test_what_redis_holds_is_opened_and_compared(
         assert list(client.scan_iter(match="annoris:*:head")) == []
 
 
+def test_an_index_of_redis_that_leads_to_an_older_session_is_found_and_taken_away(
+    here: Machine, tiers: Tiers, valkey: Valkey
+) -> None:
+    a, b = sessions(here)[:2]
+    tiers.set(hot=False)
+    for row in (a, b):
+        assert here.run("load", row.id).code == 0
+    tiers.set()
+    forget_failures(here)
+    with redis.Redis.from_url(valkey.url) as client:
+        (index,) = client.scan_iter(match="annoris:newest:*")
+        assert client.hget(index, "id") == b.id.encode()
+        client.hset(index, "id", a.id)
+        assert found(here) == [("emergency-stale", a.id)]
+        assert found(here, QUICK) == [("emergency-stale", a.id)]
+        assert found(here, repair=True, code=0) == []
+        assert not client.exists(index)
+        client.set("annoris:newest:odd", "no hash")
+        client.hset(index, mapping={"id": "gone", "order": "9"})
+        assert found(here, code=0) == [], "what leads nowhere misleads nobody"
+        assert here.run("sync", "--full").code == 0
+        assert list(client.scan_iter(match="annoris:newest:*")) == []
+
+
+def test_rows_of_projects_are_compared_with_their_files(here: Machine, tiers: Tiers) -> None:
+    for name, target in (("crane", "10.50"), ("quay", "7"), ("road", "1")):
+        assert here.run("projects", "set", name, "--target-revenue", target).code == 0
+    assert here.sync().code == 0
+    assert found(here, code=0) == []
+    with database(tiers) as db:
+        db.execute("UPDATE projects SET target_revenue = 10.51 WHERE name = 'crane'")
+        db.execute("DELETE FROM projects WHERE name = 'quay'")
+        db.execute(
+            "INSERT INTO projects (id, name, status, priority) "
+            "VALUES (gen_random_uuid(), 'none', '', '')"
+        )
+    wrong = [("hot-wrong", f"project {name}") for name in ("crane", "none", "quay")]
+    assert found(here, QUICK) == wrong
+    assert found(here, repair=True, code=0) == []
+    with database(tiers) as db:
+        rows = db.execute("SELECT name, target_revenue::text FROM projects ORDER BY 1").fetchall()
+    assert set(rows) >= {("crane", "10.50"), ("quay", "7.00"), ("road", "1.00")}
+    assert "none" not in dict(rows)
+
+
 def test_documents_of_master_are_judged_and_no_repair_touches_them(
     here: Machine, tiers: Tiers
 ) -> None:
