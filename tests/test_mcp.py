@@ -17,6 +17,7 @@ from annoris.assistant import guess
 from annoris.assistant.mcp import make_server
 from annoris.bootstrap import open_archive
 from annoris.settings import load
+from tests.support.githttp import commit
 from tests.support.machine import Machine
 
 T = TypeVar("T")
@@ -117,6 +118,7 @@ def test_few_tools_each_annotated_and_with_a_structure(here: Asked) -> None:
     hints = {tool.name: tool.annotations and tool.annotations.read_only_hint for tool in tools}
     assert hints == {
         "session_save": False, "session_load": True, "session_list": True, "session_search": True,
+        "session_verify": True,
     }  # fmt: skip
     for tool in tools:
         assert tool.output_schema
@@ -251,13 +253,14 @@ def test_guesses_that_mean_nothing_stay_what_they_are() -> None:
 
 
 def test_a_load_tells_drift_and_claims(here: Asked) -> None:
-    from tests.test_workspace import commit, git  # noqa: PLC0415
+    from tests.test_workspace import commit as advance  # noqa: PLC0415
+    from tests.test_workspace import git  # noqa: PLC0415
 
     git(here.here.desk, "init", "-q", "-b", "main")
     git(here.here.desk, "remote", "add", "origin", "https://example.org/me/shop.git")
-    commit(here.here.desk)
+    advance(here.here.desk)
     here.call("session_save", markdown=TEXT)
-    commit(here.here.desk)
+    advance(here.here.desk)
     found = here.call("session_load")
     assert found["drift"] == ["1 new commit"]
     assert (found["verified"], found["unverified"]) == (1, 0)
@@ -273,6 +276,30 @@ def test_search_and_list(here: Asked) -> None:
     assert len(here.call("session_list", project="all")["sessions"]) == 2
     assert len(here.call("session_list", project="shop", limit="1", since="1d")["sessions"]) == 1
     assert "nothing to search for" in here.refused("session_search", query="?!")
+
+
+def test_a_verify_tells_what_is_wrong_and_changes_nothing(here: Asked, remote: Path) -> None:
+    """At most fifty findings, all of them counted; a look at the documents only when asked for."""
+    here.call("session_save", markdown=TEXT, name="retries")
+    sound = here.call("session_verify", thorough=None)
+    assert (sound["sound"], sound["findings"], sound["sessions"]) == (True, [], 1)
+    commit(remote, {f"sessions/broken/{n:02}.md": b"# T\n\n\xff\n" for n in range(60)})
+    quick = here.call("session_verify")
+    assert (quick["sound"], quick["quick"], quick["sessions"]) == (True, True, 61)
+    found = here.call("session_verify", thorough="true")
+    assert (found["sound"], found["quick"], found["count"]) == (False, False, 60)
+    assert found["kinds"] == {"document-unreadable": 60}
+    assert len(found["findings"]) == 50
+    assert found["findings"][0]["where"] == "master"
+    assert found["findings"][0]["mend"]
+    assert here.call("session_verify", thorough="yes")["count"] == 60
+
+
+def test_a_verify_says_which_tier_it_could_not_ask(machine: Machines) -> None:
+    asked = Asked(machine(remote="http://127.0.0.1:9/none.git", master_push_seconds="1"))
+    found = asked.call("session_verify")
+    assert (found["sound"], found["count"]) == (False, 0)
+    assert found["unchecked"][0].startswith("master: ")
 
 
 def test_the_resource_is_the_document(here: Asked) -> None:

@@ -40,6 +40,12 @@ def number(least: int, most: int, default: int) -> Callable[[object], object]:
     return bounded
 
 
+def switch(value: object) -> object:
+    """Off where null may stand for it."""
+    nothing = isinstance(value, str) and value.strip().casefold() in _NOTHING
+    return False if value is None or nothing else value
+
+
 def selector(value: str) -> str:
     """A selector as the archive knows it: without quotes, a resource's scheme, ``latest``."""
     bare = value.strip().strip("\"'`").removeprefix("session://").removeprefix("#").strip()

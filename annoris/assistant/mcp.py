@@ -20,17 +20,20 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, ToolAnnotations
 from pydantic import BeforeValidator, Field
 
-from annoris import __version__
+from annoris import __version__, verify
 from annoris.archive import Archive, drift_here, excerpt
 from annoris.assistant import guess
 from annoris.assistant.capture import fenced
 from annoris.document import claims, inspect
 from annoris.errors import AnnorisError, CredentialFound, NotFound
 from annoris.intake import SaveOptions, Source
-from annoris.model import Loaded, Receipt, Session
+from annoris.model import Audit, Deadline, Loaded, Receipt, Session
 from annoris.workspace import look
 
 Open = Callable[[], Archive]
+
+_VERIFY_SECONDS = 60.0  # a model waits for the answer
+_FINDINGS = 50  # that are named; the rest is counted
 
 INSTRUCTIONS = (
     "Sessions are Markdown documents that carry the state of work from one conversation to the "
@@ -127,6 +130,33 @@ class Hits:
     stale: str
 
 
+@dataclass(frozen=True)
+class Wrong:
+    """One thing that is not as it should be. ``mend``: the command by which a person mends it."""
+
+    kind: str
+    where: str
+    about: str
+    message: str
+    mend: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a check found: at most 50 findings of ``count``, and how many there are of each kind.
+
+    ``unchecked`` tiers did not answer, so that nothing is known of them.
+    """
+
+    sound: bool
+    count: int
+    kinds: dict[str, int]
+    findings: list[Wrong]
+    unchecked: list[str]
+    sessions: int
+    quick: bool
+
+
 def make_server(open_archive: Open) -> MCPServer[Any]:
     """The server; ``open_archive`` is called for each request, in its thread.
 
@@ -142,6 +172,7 @@ def make_server(open_archive: Open) -> MCPServer[Any]:
         (tools.session_load, "Load a session", _READS),
         (tools.session_list, "List sessions", _READS),
         (tools.session_search, "Search sessions", _READS),
+        (tools.session_verify, "Verify sessions", _READS),
     ):
         described = cleandoc(function.__doc__ or "")
         server.tool(title=title, description=described, annotations=hints, structured_output=True)(
@@ -273,6 +304,25 @@ class _Tools:
                 [Found(_row(hit.session), hit.snippet.translate(unmarked)) for hit in hits], stale
             )
 
+    def session_verify(
+        self,
+        thorough: Annotated[
+            bool,
+            BeforeValidator(guess.switch),
+            Field(description="Open and read every document and cached copy too."),
+        ] = False,
+    ) -> Verified:
+        """Check that every tier holds what master holds. Nothing is changed.
+
+        A finding says which command mends it; that one is the user's to run.
+        """
+        with self._archive() as archive:
+            audit = verify.verify(
+                archive, verify.Scope(quick=not thorough), source="mcp",
+                deadline=Deadline(_VERIFY_SECONDS),
+            )  # fmt: skip
+            return _verified(audit)
+
     def resource(self, id: str) -> str:
         try:
             with self._archive() as archive:
@@ -373,6 +423,24 @@ def _text(loaded: Loaded, text: str, characters: int) -> Text:
         drift=drift.sentences if drift else [],
         verified=verified,
         unverified=unverified,
+    )
+
+
+def _verified(audit: Audit) -> Verified:
+    silent = [item for item in audit.findings if item.kind == "tier-down"]
+    wrong = [item for item in audit.findings if item.kind != "tier-down"]
+    kinds = [item.kind for item in wrong]
+    return Verified(
+        sound=not audit.findings,
+        count=len(wrong),
+        kinds={kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
+        findings=[
+            Wrong(item.kind, item.where, item.about, item.message, item.mend)
+            for item in wrong[:_FINDINGS]
+        ],
+        unchecked=[f"{item.where}: {item.message}" for item in silent],
+        sessions=audit.sessions,
+        quick=audit.quick,
     )
 
 
