@@ -86,7 +86,7 @@ class Archive:
         *,
         here: bool = True,
     ) -> None:
-        self._here = here
+        self.here = here
         self.settings = settings
         self.master = master
         self.catalog = catalog
@@ -574,7 +574,7 @@ class Archive:
 
     def default_project(self) -> str:
         """This folder's git remote, else the configured default."""
-        here = self._here and project_at(os.getcwd())
+        here = self.here and project_at(os.getcwd())
         return self.catalog.canonical(here or self.settings.project)
 
     def _project(self, name: str) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +31,7 @@ class Asked:
 
     def __init__(self, here: Machine) -> None:
         self.here = here
-        self._server = make_server(lambda: open_archive(load(environ=here.environment)))
+        self._server = make_server(lambda: closing(open_archive(load(environ=here.environment))))
 
     def ask(self, work: Work[T], mode: str = "2026-07-28") -> T:
         async def run() -> T:
@@ -337,30 +337,3 @@ def test_requests_at_once_do_not_meet(here: Asked) -> None:
         return len((listed.structured_content or {})["sessions"])
 
     assert here.ask(work) == 6
-
-
-def test_it_serves_http_as_well(here: Asked) -> None:
-    """What the server mounts: an ASGI application, asked by the SDK's client over its transport."""
-    import httpx2  # noqa: PLC0415
-    from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415
-
-    server = make_server(lambda: open_archive(load(environ=here.here.environment)))
-    app = server.streamable_http_app(host="127.0.0.1")
-
-    async def run() -> dict[str, Any]:
-        async with server.session_manager.run():
-            http = httpx2.AsyncClient(
-                transport=httpx2.ASGITransport(app=app), base_url="http://127.0.0.1:8000"
-            )
-            async with (
-                http,
-                Client(
-                    streamable_http_client("http://127.0.0.1:8000/mcp", http_client=http),
-                    mode="2026-07-28",
-                ) as client,
-            ):
-                saved = await client.call_tool("session_save", {"markdown": TEXT})
-                return saved.structured_content or {}
-
-    assert anyio.run(run)["state"] == "master"
-    assert os.getcwd() == str(here.here.desk)

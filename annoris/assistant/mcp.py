@@ -1,6 +1,6 @@
 """The MCP server: few tools over the archive, for assistants. The only user of the MCP SDK.
 
-Tools run in threads, so each call opens an archive of its own. An argument is taken as models
+Tools run in threads, so each call borrows an archive for itself. An argument is taken as models
 guess it: null, a number, a title instead of an id, "latest". What is refused says why and what
 to do, because a model sees nothing but that text.
 """
@@ -10,15 +10,18 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, replace
 from inspect import cleandoc
 from typing import Annotated, Any
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
+from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, ToolAnnotations
 from pydantic import BeforeValidator, Field
+from starlette.types import ASGIApp
 
 from annoris import __version__, verify
 from annoris.archive import Archive, drift_here, excerpt
@@ -30,7 +33,7 @@ from annoris.intake import SaveOptions, Source
 from annoris.model import Audit, Deadline, Loaded, Receipt, Session
 from annoris.workspace import look
 
-Open = Callable[[], Archive]
+Lend = Callable[[], AbstractContextManager[Archive]]
 
 _VERIFY_SECONDS = 60.0  # a model waits for the answer
 _FINDINGS = 50  # that are named; the rest is counted
@@ -157,16 +160,15 @@ class Verified:
     quick: bool
 
 
-def make_server(open_archive: Open) -> MCPServer[Any]:
-    """The server; ``open_archive`` is called for each request, in its thread.
+def make_server(lend: Lend, *, refuse_saves: str = "") -> MCPServer[Any]:
+    """The server; ``lend`` is called for each request, in its thread.
 
-    For stdio: ``.run()``. For HTTP: ``.streamable_http_app()`` is an ASGI application, whose
-    ``.session_manager.run()`` must be entered while it serves.
+    ``refuse_saves``: why whoever asks may not save, and what to do. For stdio: ``.run()``.
     """
     server: MCPServer[Any] = MCPServer(
         "annoris", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING"
     )
-    tools = _Tools(open_archive)
+    tools = _Tools(lend, refuse_saves)
     for function, title, hints in (
         (tools.session_save, "Save a session", _WRITES),
         (tools.session_load, "Load a session", _READS),
@@ -186,15 +188,31 @@ def make_server(open_archive: Open) -> MCPServer[Any]:
     return server
 
 
+def over_http(
+    server: MCPServer[Any], max_bytes: int
+) -> tuple[ASGIApp, AbstractAsyncContextManager[None]]:
+    """What answers /mcp for a server, and what to enter while it does.
+
+    Nothing is kept between requests, so that any replica answers. Who asks, and from where, is
+    checked before.
+    """
+    app = server.streamable_http_app(
+        json_response=True, stateless_http=True, max_request_body_size=max_bytes,
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+    )  # fmt: skip
+    return app, server.session_manager.run()
+
+
 class _Tools:
-    def __init__(self, open_archive: Open) -> None:
-        self._open = open_archive
+    def __init__(self, lend: Lend, refuse_saves: str) -> None:
+        self._lend = lend
+        self._refuse_saves = refuse_saves
 
     @contextlib.contextmanager
     def _archive(self) -> Iterator[Archive]:
         """An archive for one call; what goes wrong on purpose is told to the model."""
         try:
-            with contextlib.closing(self._open()) as archive:
+            with self._lend() as archive:
                 yield archive
         except CredentialFound as error:
             raise ToolError(f"{error.message}\nnothing was saved: take it out") from error
@@ -228,11 +246,13 @@ class _Tools:
         state "master": it is there; "queued": safe on this machine, delivered later; "conflict":
         somebody saved meanwhile, both texts are kept. An error means that nothing was saved.
         """
+        if self._refuse_saves:
+            raise ToolError(self._refuse_saves)
         with self._archive() as archive:
             owner, name = guess.handle(name)
             options = SaveOptions(
                 project=project or owner, name=name, status=status, priority=priority,
-                workspace=_workspace(),
+                workspace=_workspace(archive),
             )  # fmt: skip
             data = markdown.encode("utf-8", "surrogatepass")
             base = _expected(archive, data, options, expected_revision)
@@ -260,7 +280,7 @@ class _Tools:
             loaded = _found(archive, selector, project)
             whole = excerpt(loaded.data, section=section)
             text = excerpt(loaded.data, section=section, max_chars=max_chars).decode()
-            return _text(loaded, text, len(whole.decode()))
+            return _text(loaded, text, len(whole.decode()), _drift(archive, loaded))
 
     def session_list(
         self,
@@ -335,12 +355,10 @@ class _Tools:
         try:
             with self._archive() as archive:
                 loaded = _found(archive, selector, "")
+                drift = _drift(archive, loaded)
         except ToolError as error:
             raise MCPError(INVALID_PARAMS, str(error)) from error
-        drift = drift_here(loaded)
-        told = [
-            f"- since it was saved: {sentence}" for sentence in (drift.sentences if drift else ())
-        ]
+        told = [f"- since it was saved: {sentence}" for sentence in drift]
         return "\n".join(
             [
                 "Let us go on from this saved session. What it says of files may no longer hold.",
@@ -351,8 +369,8 @@ class _Tools:
         )
 
 
-def _workspace() -> str:
-    found = look(os.getcwd())
+def _workspace(archive: Archive) -> str:
+    found = look(os.getcwd()) if archive.here else None
     return found.text() if found else ""
 
 
@@ -412,15 +430,21 @@ def _row(row: Session) -> Row:
     )
 
 
-def _text(loaded: Loaded, text: str, characters: int) -> Text:
-    drift, (verified, unverified) = drift_here(loaded), claims(loaded.data)
+def _drift(archive: Archive, loaded: Loaded) -> list[str]:
+    """What changed in the work tree that the server stands in, if that is the user's."""
+    drift = drift_here(loaded) if archive.here else None
+    return drift.sentences if drift else []
+
+
+def _text(loaded: Loaded, text: str, characters: int, drift: list[str]) -> Text:
+    verified, unverified = claims(loaded.data)
     return Text(
         session=_row(loaded.session),
         text=text,
         characters=characters,
         tier=loaded.tier,
         stale=loaded.stale,
-        drift=drift.sentences if drift else [],
+        drift=drift,
         verified=verified,
         unverified=unverified,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,7 +33,7 @@ def mcp(
             f"the MCP server needs the package {error.name}",
             hint="install annoris with it: pipx install 'annoris[assistant]'",
         ) from error
-    make_server(lambda: _opened(client)).run("stdio")
+    make_server(lambda: closing(_opened(client))).run("stdio")
 
 
 def _opened(client: str) -> Archive:

@@ -26,7 +26,7 @@ def serve(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Answer HTTP requests. REST API with its manual at /docs, webhooks, metrics.
+    """Answer HTTP requests. REST API with its manual at /docs, MCP at /mcp, webhooks, metrics.
 
     Listens on 127.0.0.1:8080, or with PORT set on every address and that port. Logs are JSON
     lines on stderr, with --quiet only warnings; --json prints the address once it is open.

@@ -18,7 +18,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from annoris import __version__
 from annoris.errors import ConfigError, StorageError, Unavailable, UsageError
-from annoris.server import api, docs, logs, metrics, problems, webhooks
+from annoris.server import api, docs, logs, mcp, metrics, problems, webhooks
 from annoris.server.body import Document, ProjectChanges
 from annoris.server.chores import Chores
 from annoris.server.courier import Courier
@@ -56,9 +56,12 @@ def create_app(
     app.state.settings, app.state.pool, app.state.metrics = settings, pool, counts
     app.state.guard = guard
     app.state.courier = Courier(pool, counts.delivered)
+    app.state.assistants = mcp.Assistants(pool, app.state.courier)
     app.state.chores = Chores(pool, counts.ran, scheduled=scheduled)
     counts.follow(pool)
-    routers = (api.router, webhooks.router, metrics.router, health, docs.router)
+    routers = (
+        api.router, mcp.router, webhooks.router, metrics.router, health, docs.router,
+    )  # fmt: skip
     app.state.routes = [*app.routes, *(route for router in routers for route in router.routes)]
     for router in routers:
         app.include_router(router)
@@ -97,7 +100,8 @@ async def _living(app: FastAPI) -> AsyncIterator[None]:
     app.state.chores.start()
     app.state.ready = True
     try:
-        yield
+        async with app.state.assistants.serving():
+            yield
     finally:
         app.state.ready = False
         await asyncio.gather(

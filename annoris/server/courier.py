@@ -43,6 +43,13 @@ class Courier(threading.Thread):
             self._turn.notify()
         return future
 
+    def remind(self) -> None:
+        """Say that others left something in the outbox: it is tried now, and again later."""
+        with self._turn:
+            if not self._pause:
+                self._pause = _AGAIN_SECONDS[0]
+                self._turn.notify()
+
     @property
     def queue(self) -> int:
         """How many documents wait for a push or are being pushed."""

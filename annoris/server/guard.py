@@ -25,10 +25,14 @@ _SOON_SECONDS = 2.0  # a token that nobody knows is looked for on master no ofte
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the id and name of a token, or nobody in particular."""
+    """Who asks: the id and name of a token, or nobody in particular, who may do everything."""
 
     id: str
     name: str = ""
+    token: Token | None = None
+
+    def allows(self, scope: Scope) -> bool:
+        return self.token is None or self.token.allows(scope)
 
 
 class Guard:
@@ -84,7 +88,7 @@ class Guard:
                 hint=f"make one: annoris token new --scope {scope}",
             )  # fmt: skip
         self._spend(token.id)
-        return Caller(token.id, token.name)
+        return Caller(token.id, token.name, token)
 
     def _known(self, seconds: float) -> tuple[Token, ...]:
         """The tokens as of at most so long ago; while one thread looks, the others go on."""
