@@ -291,15 +291,19 @@ class Caches:
 
         return self.ask_hot(bring, self._settings.hot.seconds) or 0
 
-    def runs(self, limit: int, kind: str) -> list[Run] | None:
+    def runs(self, limit: int, kind: str, before: Run | None = None) -> list[Run] | None:
         """What the hot cache's sync_log says, newest first; None while it does not answer."""
         if not self._settings.hot.url:
             return None
-        return self.ask_hot(lambda hot: hot.runs(limit, kind), self._settings.hot.seconds)
+        seconds = self._settings.hot.seconds
+        return self.ask_hot(lambda hot: hot.runs(limit, kind, before), seconds)
 
     @contextmanager
-    def alone(self, what: str) -> Iterator[None]:
-        """One machine at a time does ``what``, where a hot cache works by which to agree."""
+    def alone(self, what: str, *, wait: bool = True) -> Iterator[None]:
+        """One machine at a time does ``what``, where a hot cache works by which to agree.
+
+        Without ``wait``, raises Locked while another one is at it.
+        """
         limits = self._settings.hot
         with ExitStack() as stack:
             if limits.url and not self._breaker.blocked("hot"):
@@ -309,7 +313,7 @@ class Caches:
                 stack.callback(hot.close)
                 # Without it, all do the same work.
                 with suppress(TierDown, StorageError, ConfigError):
-                    stack.enter_context(hot.exclusive(what))
+                    stack.enter_context(hot.exclusive(what, wait=wait))
             yield
 
     def _put(self, hot: Hot, rows: list[Cached], loaded: bool, step: Step | None) -> int:

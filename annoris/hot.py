@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from annoris.errors import AnnorisError, ConfigError, StorageError, TierDown
+from annoris.errors import AnnorisError, ConfigError, Locked, StorageError, TierDown
 from annoris.model import CAPTURED, Cached, Deadline, Held, Project, Run, Session
 
 if TYPE_CHECKING:
@@ -256,7 +256,9 @@ WHERE NOT EXISTS (SELECT 1 FROM sync_log WHERE run = asked.key)
 _RUNS = f"""
 SELECT kind, status, {_ISO.format("started_at")}, {_ISO.format("finished_at")}, source, host,
     details, id, COALESCE(run, '')
-FROM sync_log WHERE %s IN ('', kind) ORDER BY started_at DESC, id DESC LIMIT %s
+FROM sync_log WHERE %s IN ('', kind)
+    AND (started_at, id) < (COALESCE(NULLIF(%s, '')::timestamptz, 'infinity'), %s)
+ORDER BY started_at DESC, id DESC LIMIT %s
 """  # noqa: S608 - constants only
 
 # Whoever told of a trouble may tell of it again; another one once that was long ago. Of its end
@@ -724,8 +726,9 @@ class Hot:
         """Those of these runs' keys that the log does not know."""
         return {key for (key,) in self._run((_UNKNOWN, (list(keys),)))[0]}
 
-    def runs(self, limit: int = 20, kind: str = "") -> list[Run]:
-        """The last runs, of one kind or of all, newest first."""
+    def runs(self, limit: int = 20, kind: str = "", before: Run | None = None) -> list[Run]:
+        """The last runs, of one kind or of all, newest first; those before one, if it is named."""
+        started, last = (before.started, before.id) if before else ("", 0)
         return [
             Run(
                 kind=_original(kind),
@@ -739,7 +742,7 @@ class Hot:
                 key=key,
             )
             for kind, status, started, finished, source, host, details, id, key in self._run(
-                (_RUNS, (kind, limit))
+                (_RUNS, (kind, started, last, limit))
             )[0]
         ]
 
@@ -808,15 +811,19 @@ class Hot:
             db.execute("ROLLBACK")
 
     @contextmanager
-    def exclusive(self, what: str) -> Iterator[None]:
+    def exclusive(self, what: str, *, wait: bool = True) -> Iterator[None]:
         """Hold a lock that all who use this schema share, waiting for it if need be.
 
-        It is gone with the connection, which does nothing else meanwhile.
+        Without ``wait``, raises Locked where another one holds it. It is gone with the
+        connection, which does nothing else meanwhile.
         """
         with self._talking() as (db, deadline):
             self._begin(db, deadline, check=False)  # a pooler keeps no lock between transactions
             name = f"annoris {self._schema} {what}"
-            db.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [name])
+            if wait:
+                db.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [name])
+            elif not _value(db, "SELECT pg_try_advisory_xact_lock(hashtext(%s))", name):
+                raise Locked(f"another machine is at it: {what}", hint="wait for it to end")
             try:
                 yield
             finally:

@@ -6,10 +6,12 @@ line that was cut by a crash is skipped.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from itertools import islice
 
 from annoris.model import Run
 
@@ -34,19 +36,26 @@ class Runs:
             lines = self._lines()
             self._rewrite(lines[len(lines) // 2 :])
 
-    def recent(self, limit: int = 20, kind: str = "") -> list[Run]:
-        """The last runs, newest first, of one kind or of all."""
-        found: list[Run] = []
+    def recent(self, limit: int = 20, kind: str = "", before: Run | None = None) -> list[Run]:
+        """The last runs, newest first, of one kind or of all.
+
+        Those ``before`` one, if it is named; where it is not of this log, those that began before.
+        """
+        runs: Iterable[Run] = self._backwards()
+        if before:
+            runs = list(runs)
+            keys = [run.key for run in runs]
+            runs = (
+                runs[keys.index(before.key) + 1 :]
+                if before.key in keys
+                else [run for run in runs if run.started < before.started]
+            )
+        return list(islice((run for run in runs if kind in ("", run.kind)), limit))
+
+    def _backwards(self) -> Iterator[Run]:
         for line in reversed(self._lines()):
-            try:
-                run = Run(**json.loads(line))
-            except (ValueError, TypeError):
-                continue
-            if kind in ("", run.kind):
-                found.append(run)
-            if len(found) == limit:
-                break
-        return found
+            with contextlib.suppress(ValueError, TypeError):
+                yield Run(**json.loads(line))
 
     def _lines(self) -> list[str]:
         try:

@@ -42,12 +42,17 @@ def status(archive: Archive) -> Standing:
     )
 
 
-def log(archive: Archive, limit: int = 20, kind: str = "") -> tuple[list[Run], str]:
-    """The last runs, newest first, and which log told: the shared one, or this machine's."""
-    shared = archive.caches.runs(limit, kind)
+def log(
+    archive: Archive, limit: int = 20, kind: str = "", before: Run | None = None
+) -> tuple[list[Run], str]:
+    """The last runs, newest first, and which log told: the shared one, or this machine's.
+
+    ``before``: go on after that one, of which only ``started``, ``id`` and ``key`` count.
+    """
+    shared = archive.caches.runs(limit, kind, before)
     if shared is not None:
         return shared, "hot"
-    return archive.runs.recent(limit, kind), "here"
+    return archive.runs.recent(limit, kind, before), "here"
 
 
 def _about_form(archive: Archive) -> list[Ailment]:

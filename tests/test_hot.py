@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from annoris import hot as module
-from annoris.errors import ConfigError, StorageError, TierDown
+from annoris.errors import ConfigError, Locked, StorageError, TierDown
 from annoris.hot import Hot, HotState, Stock
 from annoris.model import Cached, Deadline, Held, Project, Run, Session
 from tests.support.proxy import Proxy
@@ -509,6 +509,8 @@ def test_the_log_keeps_runs_newest_first(hot: Hot) -> None:
         late, details={"paths": ["?", "nul\ufffd", "\\u0000"], "n": 1}
     )
     assert hot.runs(1) == [first]
+    assert hot.runs(before=first) == [second]
+    assert hot.runs(before=second) == []
 
 
 def test_each_query_is_served_by_an_index_at_100_000_rows(
@@ -796,7 +798,9 @@ def test_an_exclusive_lock_is_waited_for_and_gone_with_its_holder(hot_url: str) 
         with pytest.raises(TierDown), two.exclusive("sync"):
             pass
         two.close()
+        with pytest.raises(Locked), Hot(hot_url, seconds=20).exclusive("sync", wait=False):
+            pass
         with Hot(hot_url, seconds=20).exclusive("dump"):
             pass
-    with Hot(hot_url, seconds=20).exclusive("sync"):
+    with Hot(hot_url, seconds=20).exclusive("sync", wait=False):
         pass

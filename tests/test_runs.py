@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from annoris.model import Run
@@ -19,6 +20,17 @@ def test_the_newest_run_comes_first_and_kinds_can_be_told_apart(tmp_path: Path) 
         runs.add(_run(number, "sync" if number % 2 else "verify"))
     assert [run.details["n"] for run in runs.recent(3)] == [3, 2, 1]
     assert [run.details["n"] for run in runs.recent(kind="verify")] == [2, 0]
+
+
+def test_pages_go_on_where_the_last_one_ended(tmp_path: Path) -> None:
+    """In the order of the file: a long run ends after shorter ones that began later."""
+    runs = Runs(str(tmp_path / "runs.jsonl"))
+    for number in (1, 3, 2):
+        runs.add(replace(_run(number), key=str(number)))
+    assert [run.key for run in runs.recent(before=_run(2))] == ["1"]  # another machine's
+    known = runs.recent(1)[0]
+    assert known.key == "2"
+    assert [run.key for run in runs.recent(before=known)] == ["3", "1"]
 
 
 def test_a_line_that_a_crash_cut_hides_no_other(tmp_path: Path) -> None:

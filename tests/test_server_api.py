@@ -20,7 +20,7 @@ import pytest
 
 from annoris.cli import EXIT
 from annoris.server.problems import STATUS
-from tests.support.githttp import GitServer, bare
+from tests.support.githttp import GitServer, bare, commit
 from tests.support.machine import Machine
 from tests.support.service import Service, on_master, save
 from tests.support.tiers import Tiers
@@ -144,6 +144,53 @@ def test_a_list_is_paged_by_cursors_without_gaps_or_repeats(service: Service, pr
     assert sorted(found) == [f"N {number}" for number in range(5)]
     assert found == [row["title"] for row in _of(service.client, project)]
     assert service.client.get("/api/v1/sessions?cursor=eA==").status_code == 422
+
+
+def test_the_log_is_paged_and_a_verify_is_in_it(make: Callable[..., Machine], tiers: Tiers) -> None:
+    """A verify by a token that may read; only admin repairs; pages from the shared log and, while
+    that is away, from this machine's own; a page that the other one began is gone on with.
+    """
+    here = make("server")
+    admin, reader = (
+        here.run("token", "new", "--scope", scope).text.strip() for scope in ("admin", "read")
+    )
+    with Service(here, token=reader) as service:
+        client = service.client
+        for _ in range(4):
+            found = client.post("/api/v1/verify")
+            assert found.status_code == 200, found.text
+        assert (found.json()["sound"], found.json()["quick"]) == (True, True)
+        assert client.post("/api/v1/verify?repair=true").status_code == 403
+        commit(tiers.remote, {"sessions/broken.md": b"\xff\n"})
+        with service.as_(admin) as owner:
+            assert owner.post("/api/v1/sync").status_code == 200
+            whole = owner.post("/api/v1/verify?quick=false&repair=true&sample=50&seed=7").json()
+        assert (whole["sound"], whole["count"], whole["seed"]) == (False, 1, 7)
+        assert whole["findings"][0]["kind"] == "document-unreadable"
+        runs = _pages(client, "/api/v1/sync-log?limit=2", "hot")
+        assert [run["kind"] for run in runs] == ["verify", "sync", *["verify"] * 4]
+        assert runs[0]["source"] == "api"
+        first = client.get("/api/v1/sync-log?limit=4&kind=verify").json()
+        tiers.set(hot=False)
+        rest = client.get(f"/api/v1/sync-log?kind=verify&cursor={first['next']}").json()
+        assert rest["log"] == "here"
+        assert [run["key"] for run in rest["runs"]] == [runs[-1]["key"]]
+        own = _pages(client, "/api/v1/sync-log?limit=2", "here")
+        assert [run["key"] for run in own] == [run["key"] for run in runs]
+        for cursor in ("eA==", "WyJ4IiwiMSIsImsiXQ==", "WzFd"):
+            assert client.get(f"/api/v1/sync-log?cursor={cursor}").status_code == 422
+
+
+def _pages(client: httpx.Client, path: str, log: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    more = ""
+    while True:
+        page = client.get(f"{path}{more}").json()
+        assert page["log"] == log
+        found += page["runs"]
+        if not page["next"]:
+            return found
+        more = f"&cursor={page['next']}"
 
 
 def test_an_update_from_an_older_revision_is_412_and_changes_nothing(service: Service) -> None:
@@ -595,4 +642,4 @@ def test_the_api_keeps_what_openapi_says(
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
-        assert "18 passed" in ran.stdout
+        assert "20 passed" in ran.stdout

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 import time
 import uuid
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -19,9 +20,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from annoris import __version__, document, upkeep
+from annoris import __version__, document, upkeep, verify
 from annoris.archive import excerpt
-from annoris.model import Loaded, Project, Session
+from annoris.model import Loaded, Project, Run, Session
 from annoris.server import body, schemas, writing
 from annoris.server.body import DOCUMENT_BODY, JSON, MARKDOWN, Options, Word, tag
 from annoris.server.courier import Courier, fate
@@ -30,6 +31,8 @@ from annoris.server.pool import Pool
 from annoris.server.problems import Problem, documented, plain
 
 router = APIRouter(prefix="/api/v1")
+
+_FINDINGS = 500  # of a verify that are named; more of them are counted
 
 Id = Annotated[uuid.UUID, Path(description="A session's whole id.", examples=[schemas.ID])]
 Limit = Annotated[int, Field(ge=1, le=500, description="How many at most.")]
@@ -100,6 +103,19 @@ class Comparing(_Strict):
     new: Rev = ""
 
 
+class Verifying(_Strict):
+    quick: bool = Field(True, description="Compare ids only; open and read nothing.")
+    sample: float = Field(100.0, gt=0, le=100, description="Percent of the documents to open.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Open the same ones as a run before.")
+    repair: bool = Field(False, description="Bring what differs in step; needs an admin token.")
+
+
+class Logging(_Strict):
+    kind: Word = Field("", description="Only sync, verify, dump, drill, restore, …")
+    limit: Limit = 20
+    cursor: Word = Field("", description="``next`` of the page before.")
+
+
 class Nothing(_Strict):
     """No query at all."""
 
@@ -133,7 +149,7 @@ _CONTENT: dict[int | str, dict[str, Any]] = {
 )
 def sessions(request: Request, query: Annotated[Listing, Query()]) -> Response:
     """List sessions, newest first."""
-    before = _position(query.cursor) if query.cursor else None
+    before = _place_of(query.cursor) if query.cursor else None
     with _pool(request).lend() as archive:
         rows, stale = archive.sessions(
             project=query.project,
@@ -144,12 +160,9 @@ def sessions(request: Request, query: Annotated[Listing, Query()]) -> Response:
             before=before,
         )
     page = rows[: query.limit]
-    more = _cursor(page[-1]) if len(rows) > len(page) else None
+    more = _cursor(page[-1].saved, page[-1].id) if len(rows) > len(page) else None
     found = {"sessions": [_session(row) for row in page], "next": more, "stale": stale}
-    link = (
-        {"Link": f'<{request.url.include_query_params(cursor=more)}>; rel="next"'} if more else {}
-    )
-    return JSONResponse(plain(found), headers=link)
+    return JSONResponse(plain(found), headers=_next(request, more))
 
 
 @router.get(
@@ -386,6 +399,46 @@ def sync(request: Request) -> Response:
     return JSONResponse(plain({key: report[key] for key in schemas.Report.model_fields}))
 
 
+@router.post(
+    "/verify",
+    dependencies=[READ],
+    tags=["upkeep"],
+    responses={200: {"model": schemas.Audit}, **documented(409, 422, 507)},
+)
+def check(request: Request, query: Annotated[Verifying, Query()]) -> Response:
+    """Check that every tier holds what master holds. What is found is answered with 200."""
+    if query.repair:
+        request.state.caller.must("admin")
+    scope = verify.Scope(query.quick, query.sample, query.seed or secrets.randbelow(10**6) + 1)
+    with _pool(request).lend() as archive, archive.caches.alone("verify", wait=False):
+        audit = verify.verify(archive, scope, repair=query.repair, source="api")
+    found = {
+        **asdict(audit),
+        "sound": all(item.healed for item in audit.findings),
+        "count": len(audit.findings),
+        "findings": [asdict(item) for item in audit.findings[:_FINDINGS]],
+    }
+    return JSONResponse(plain(found))
+
+
+@router.get(
+    "/sync-log",
+    dependencies=[READ],
+    tags=["upkeep"],
+    responses={200: {"model": schemas.SyncLog}, **documented(422)},
+)
+def sync_log(request: Request, query: Annotated[Logging, Query()]) -> Response:
+    """Past runs, newest first."""
+    before = _run_of(query.cursor) if query.cursor else None
+    with _pool(request).lend() as archive:
+        runs, log = upkeep.log(archive, query.limit + 1, query.kind, before)
+    page = runs[: query.limit]
+    last = page[-1] if len(runs) > len(page) else None
+    more = _cursor(last.started, str(last.id), last.key) if last else None
+    found = {"runs": [asdict(run) for run in page], "log": log, "next": more}
+    return JSONResponse(plain(found), headers=_next(request, more))
+
+
 @router.get(
     "/status",
     dependencies=[READ, NO_QUERY],
@@ -445,16 +498,42 @@ def _age(checked: str) -> int:
     return max(0, int(time.time() - moment))
 
 
-def _cursor(row: Session) -> str:
-    return base64.urlsafe_b64encode(json.dumps([row.saved, row.id]).encode()).decode()
+def _next(request: Request, cursor: str | None) -> dict[str, str]:
+    """The header that leads to the next page, if there is one."""
+    if not cursor:
+        return {}
+    return {"Link": f'<{request.url.include_query_params(cursor=cursor)}>; rel="next"'}
 
 
-def _position(cursor: str) -> tuple[str, str]:
+def _cursor(*parts: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
+
+
+def _parts(cursor: str) -> list[str]:
+    return [str(part) for part in json.loads(base64.urlsafe_b64decode(cursor))]
+
+
+_NO_CURSOR = "cursor: is none that this API gave"
+
+
+def _place_of(cursor: str) -> tuple[str, str]:
     try:
-        saved, id = json.loads(base64.urlsafe_b64decode(cursor))
-        return str(saved), str(id)
-    except (ValueError, TypeError):
-        raise Problem("usage", "cursor: is none that this API gave", hint="take next") from None
+        saved, id = _parts(cursor)
+    except (ValueError, TypeError, RecursionError):
+        raise Problem("usage", _NO_CURSOR, hint="take next") from None
+    return saved, id
+
+
+def _run_of(cursor: str) -> Run:
+    """The run that a page ended with, as far as it says where the next one begins."""
+    try:
+        started, id, key = _parts(cursor)
+        moment = datetime.fromisoformat(started).astimezone(UTC)
+        number = min(max(int(id), 0), 2**63 - 1)
+    except (ValueError, TypeError, RecursionError, OverflowError):
+        raise Problem("usage", _NO_CURSOR, hint="take next") from None
+    started = moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return Run("", "", started, id=number, key=key)
 
 
 def _pool(request: Request) -> Pool:

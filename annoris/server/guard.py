@@ -34,6 +34,14 @@ class Caller:
     def allows(self, scope: Scope) -> bool:
         return self.token is None or self.token.allows(scope)
 
+    def must(self, scope: Scope) -> None:
+        """Raises Problem (403) where the token does not allow that."""
+        if self.token and not self.token.allows(scope):
+            raise Problem(
+                "scope", f"this token may {self.token.scope}; {scope} is needed",
+                hint=f"make one: annoris token new --scope {scope}",
+            )  # fmt: skip
+
 
 class Guard:
     """``open_``: whoever asks is let in until there is a token, and never again after that.
@@ -82,13 +90,10 @@ class Guard:
                 hint="send Authorization: Bearer TOKEN; make one: annoris token new --scope read",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        if not token.allows(scope):
-            raise Problem(
-                "scope", f"this token may {token.scope}; {scope} is needed",
-                hint=f"make one: annoris token new --scope {scope}",
-            )  # fmt: skip
+        caller = Caller(token.id, token.name, token)
+        caller.must(scope)
         self._spend(token.id)
-        return Caller(token.id, token.name, token)
+        return caller
 
     def _known(self, seconds: float) -> tuple[Token, ...]:
         """The tokens as of at most so long ago; while one thread looks, the others go on."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from pydantic import BaseModel, Field
 
 from annoris import model
@@ -137,6 +139,56 @@ class Report(BaseModel):
     sessions: int
     milliseconds: int
     hot: int | None
+
+
+class Finding(BaseModel):
+    """One thing that is not as master has it."""
+
+    kind: str = Field(examples=["hot-stale"])
+    where: str = Field(examples=["hot"])
+    about: str
+    message: str
+    mend: str = Field(
+        description="The command that mends it.", examples=["annoris verify --repair"]
+    )
+    healed: bool
+
+
+class Audit(BaseModel):
+    """What a verify found. ``findings`` are the first 500 of them, ``count`` says how many."""
+
+    sound: bool = Field(description="Nothing is left that is wrong or could not be checked.")
+    count: int
+    findings: list[Finding]
+    sessions: int
+    checked: dict[str, int]
+    commit: str
+    quick: bool
+    sample: float
+    seed: int = Field(description="Send it to have the same documents opened again.")
+    milliseconds: int
+
+
+class Run(BaseModel):
+    """A sync, verify, dump or the like that was run."""
+
+    kind: str = Field(examples=["sync"])
+    status: str = Field(examples=["ok"])
+    started: str = Field(examples=["2026-11-24T11:30:00Z"])
+    finished: str
+    source: str = Field(description="What started it.", examples=["schedule"])
+    host: str
+    details: dict[str, Any]
+    id: int = Field(description="In the shared log; 0 in the server's own.")
+    key: str
+
+
+class SyncLog(BaseModel):
+    runs: list[Run]
+    log: Literal["hot", "here"] = Field(
+        description="The one that all machines share, or this server's own while that is away."
+    )
+    next: str | None = Field(description="The cursor of the next page; null on the last one.")
 
 
 class Tier(BaseModel):
