@@ -66,7 +66,7 @@ class _Task:
         return round((time.monotonic() - self._started) * 1000)
 
 
-def dump(archive: Archive, to: str = "", *, force: bool = False) -> Dumped:
+def dump(archive: Archive, to: str = "", *, force: bool = False, source: str = "") -> Dumped:
     """Put the tables as they are on the branch, and into the file ``to`` if one is named.
 
     Adds nothing when the newest dump says the same. Raises UsageError when there is nothing to
@@ -74,7 +74,7 @@ def dump(archive: Archive, to: str = "", *, force: bool = False) -> Dumped:
     RemoteRefused when it could not be pushed, and then ``to`` is whole.
     """
     to = _writable(to, force=force) if to else ""
-    with _task(archive, "dump") as task:
+    with _task(archive, "dump", source) as task:
         store = _store(archive)
         made, files = _export(task.hot, store)
         if to:
@@ -197,7 +197,7 @@ def _shelved(store: Master, tree: Tree, name: str) -> Shelved:
 
 
 @contextmanager
-def _task(archive: Archive, kind: str) -> Iterator[_Task]:
+def _task(archive: Archive, kind: str, source: str = "") -> Iterator[_Task]:
     """One run at a time on this machine, noted in the log whether it works or not."""
     settings, started = archive.settings, now()
     if not settings.hot.url:
@@ -222,7 +222,7 @@ def _task(archive: Archive, kind: str) -> Iterator[_Task]:
             if task.status:
                 task.details["milliseconds"] = task.milliseconds()
                 host = socket.gethostname()
-                run = Run(kind, task.status, started, now(), host=host, details=task.details)
+                run = Run(kind, task.status, started, now(), source, host, task.details)
                 archive.record(run)
 
 

@@ -98,6 +98,9 @@ class ServerSettings:
     rate: int = 600
     max_body_bytes: int = 25 * 1024 * 1024
     token_seconds: float = 15.0
+    schedule_sync_seconds: float = 900.0
+    schedule_verify_seconds: float = 86400.0
+    schedule_dump_seconds: float = 86400.0
     webhook_secret: str = field(default="", repr=False)
     github_api: str = "https://api.github.com"
 

@@ -18,7 +18,7 @@ def serve(
     ] = "",
     port: Annotated[int | None, typer.Option(metavar="N", help="0 takes a free one.")] = None,
     schedule: Annotated[
-        bool, typer.Option("--schedule", help="Sync every 15 minutes too.")
+        bool, typer.Option("--schedule", help="Sync every 15 minutes, verify and dump daily.")
     ] = False,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Let anybody in while there is no token.")

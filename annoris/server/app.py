@@ -20,7 +20,7 @@ from annoris import __version__
 from annoris.errors import ConfigError, StorageError, Unavailable, UsageError
 from annoris.server import api, docs, logs, mcp, metrics, problems, webhooks
 from annoris.server.body import Document, ProjectChanges
-from annoris.server.chores import Chores
+from annoris.server.chores import Chores, daily, frequent
 from annoris.server.courier import Courier
 from annoris.server.guard import Guard, is_loopback
 from annoris.server.metrics import Metrics
@@ -42,8 +42,8 @@ def create_app(
     """The application over this machine's archive.
 
     ``loopback``: only this machine can connect. ``insecure``: let anybody in while there are no
-    tokens. ``scheduled``: sync by the clock. Raises ConfigError where nobody could be let in
-    safely, Unavailable where it can't be known who may come in.
+    tokens. ``scheduled``: sync, verify and dump by the clock. Raises ConfigError where nobody
+    could be let in safely, Unavailable where it can't be known who may come in.
     """
     counts = Metrics()
     pool = Pool(settings, counts.asked)
@@ -57,7 +57,8 @@ def create_app(
     app.state.guard = guard
     app.state.courier = Courier(pool, counts.delivered)
     app.state.assistants = mcp.Assistants(pool, app.state.courier)
-    app.state.chores = Chores(pool, counts.ran, scheduled=scheduled)
+    app.state.chores = Chores(pool, counts, frequent(settings, scheduled=scheduled))
+    app.state.daily = Chores(pool, counts, daily(settings) if scheduled else ())
     counts.follow(pool)
     routers = (
         api.router, mcp.router, webhooks.router, metrics.router, health, docs.router,
@@ -96,8 +97,9 @@ async def _living(app: FastAPI) -> AsyncIterator[None]:
     """Threads while the server runs; at the end what waits goes to master, if that answers."""
     limits = app.state.settings.server
     current_default_thread_limiter().total_tokens = limits.threads
-    app.state.courier.start()
-    app.state.chores.start()
+    threads = (app.state.courier, app.state.chores, app.state.daily)
+    for thread in threads:
+        thread.start()
     app.state.ready = True
     try:
         async with app.state.assistants.serving():
@@ -105,8 +107,7 @@ async def _living(app: FastAPI) -> AsyncIterator[None]:
     finally:
         app.state.ready = False
         await asyncio.gather(
-            run_in_threadpool(app.state.courier.stop, limits.stop_seconds),
-            run_in_threadpool(app.state.chores.stop, limits.stop_seconds),
+            *(run_in_threadpool(thread.stop, limits.stop_seconds) for thread in threads)
         )
         app.state.pool.close()
 
@@ -136,7 +137,8 @@ async def livez() -> dict[str, str]:
 )  # fmt: skip
 def readyz(request: Request) -> JSONResponse:
     state = request.app.state
-    if not (state.ready and state.courier.is_alive() and state.chores.is_alive()):
+    threads = (state.courier, state.chores, state.daily)
+    if not (state.ready and all(thread.is_alive() for thread in threads)):
         raise problems.Problem("unavailable", "the server is stopping")
     with state.pool.lend() as archive:
         count = archive.catalog.count()

@@ -89,6 +89,10 @@ class Metrics:
         if well:
             self._last.labels(kind).set_to_current_time()
 
+    def ran_elsewhere(self, kind: str, moment: float) -> None:
+        """Another replica did it at that time, in seconds since the epoch."""
+        self._last.labels(kind).set(moment)
+
     def hooked(self, outcome: str) -> None:
         self._webhooks.labels(outcome).inc()
 
