@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -184,9 +184,12 @@ class Archive:
         )
         return self.outbox.add([draft])[0]
 
-    def deliver(self, drafts: list[Draft]) -> list[Receipt]:
-        """Flush the outbox and say what became of each of these drafts."""
-        outcome = self.flush([draft.key for draft in drafts])
+    def deliver(self, drafts: list[Draft], *, exact: Collection[str] = ()) -> list[Receipt]:
+        """Flush the outbox and say what became of each of these drafts.
+
+        ``exact``: keys of those that are not to become copies where master moved on.
+        """
+        outcome = self.flush([draft.key for draft in drafts], exact=exact)
         if isinstance(outcome.error, (KeyProblem, ScopeMismatch)):
             raise _kept(outcome.error, len(self.outbox.read()[0]))
         receipts = [self._receipt(draft, outcome) for draft in drafts]
@@ -302,7 +305,9 @@ class Archive:
         values = {name: getattr(rows[0], name) for name in known}
         return Receipt(state="master", commit=commit, **values)
 
-    def flush(self, mine: Iterable[str] = (), *, patient: bool = False) -> Outcome:
+    def flush(
+        self, mine: Iterable[str] = (), *, patient: bool = False, exact: Collection[str] = ()
+    ) -> Outcome:
         """Deliver what waits; ``mine`` are the drafts whose receipts are wanted.
 
         Where master did not answer a moment ago it is asked first, and no longer than a load
@@ -315,7 +320,8 @@ class Archive:
         seconds = min(limits.push_seconds, limits.load_seconds) if silent else limits.push_seconds
         deadline = Deadline(seconds)
         try:
-            outcome = Publisher(self.follower).flush(deadline, mine=mine, ask_first=silent)
+            publisher = Publisher(self.follower)
+            outcome = publisher.flush(deadline, mine=mine, ask_first=silent, exact=exact)
         except AnnorisError as error:  # whatever it is, the drafts are kept
             outcome = Outcome(error=error)
             for key in mine:

@@ -675,7 +675,7 @@ def _receipt_line(receipt: Receipt) -> str:
                 f"{safe(receipt.path)}\n  compare them: annoris diff {receipt.conflict_of[-8:]} "
                 f"--with {short}"
             )
-        case "refused":
+        case "refused" | "outdated":
             return (
                 f"refused    {where}\n  {safe(receipt.reason)}\n  it is kept here: annoris outbox"
             )

@@ -297,7 +297,7 @@ class Draft:
     data: bytes = b""
 
 
-State = Literal["master", "unchanged", "conflict", "queued", "refused"]
+State = Literal["master", "unchanged", "conflict", "queued", "refused", "outdated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +305,8 @@ class Receipt:
     """What a save or a delete answers.
 
     ``state``: on master; already there; kept beside the version that won (``id`` and
-    ``path`` are then the copy's); waiting here; set aside because the server refused it.
+    ``path`` are then the copy's); waiting here; set aside because the server refused it;
+    waiting here still, since master moved on and its owner wants no copy.
     """
 
     state: State

@@ -12,7 +12,7 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -64,21 +64,28 @@ class Publisher:
         self.master = follower.master
         self.catalog = follower.catalog
         self.outbox = follower.outbox
+        self._exact: frozenset[str] = frozenset()
 
     # --- writing master ----------------------------------------------------------------------
 
     def flush(
-        self, deadline: Deadline, *, mine: Iterable[str] = (), ask_first: bool = False
+        self,
+        deadline: Deadline,
+        *,
+        mine: Iterable[str] = (),
+        ask_first: bool = False,
+        exact: Collection[str] = (),
     ) -> Outcome:
         """Publish what waits. What stopped it, if anything, is in the outcome's ``error``.
 
-        ``ask_first``: find out whether master answers before anything is made for it.
+        ``ask_first``: find out whether master answers before anything is made for it. ``exact``:
+        drafts that go on with their own base or not at all; they stay, ``outdated``.
 
         Raises Locked when another process holds the lock until the deadline, StorageError when
         this machine can't write.
         """
         self.master.create()
-        own = set(mine)
+        own, self._exact = set(mine), frozenset(exact)
         with self.master.lock(deadline):
             self.outbox.tidy()
             drafts, damaged = self.outbox.read()
@@ -276,7 +283,7 @@ class Publisher:
     ) -> None:
         for draft in group:
             self._answer(draft, receipts[draft.key], own, outcome)
-        self.outbox.remove(group)
+        self.outbox.remove([one for one in group if receipts[one.key].state != "outdated"])
 
     def _answer(self, draft: Draft, receipt: Receipt, own: set[str], outcome: Outcome) -> None:
         if draft.key not in own:
@@ -332,15 +339,22 @@ class Publisher:
             settled.receipts[draft.key] = _receipt(draft, state, path, oid=oid)
         elif verdict == "remove":
             self._remove(draft, row, settled)
-        elif self.master.applied(draft.batch, row.path):
+        else:
+            self._contested(draft, row, settled)
+
+    def _contested(self, draft: Draft, row: Session, settled: _Settled) -> None:
+        """Master moved on since the draft's base: unless it is applied already, both are kept."""
+        if self.master.applied(draft.batch, row.path):
             settled.receipts[draft.key] = _receipt(draft, "master", row.path, oid=row.oid)
-        elif verdict == "edited":
+        elif draft.op == "save" and same_text(
+            draft.data, self._bytes(row, settled), retried=not draft.base
+        ):
+            settled.receipts[draft.key] = _receipt(draft, "unchanged", row.path, oid=row.oid)
+        elif draft.op == "save" or draft.key in self._exact:
+            self._keep(draft, draft.data, settled)
+        else:
             self._keep(draft, self._bytes(row, settled), settled, theirs=row)
             self._remove(replace(draft, key=""), row, settled)
-        elif same_text(draft.data, self._bytes(row, settled), retried=not draft.base):
-            settled.receipts[draft.key] = _receipt(draft, "unchanged", row.path, oid=row.oid)
-        else:
-            self._keep(draft, draft.data, settled)
 
     def _attach(self, draft: Draft, settled: _Settled) -> None:
         """Put a transcript beside its session, or beside the copy that its text became."""
@@ -391,6 +405,9 @@ class Publisher:
         self, draft: Draft, data: bytes, settled: _Settled, theirs: Session | None = None
     ) -> None:
         """Keep the losing text as a session of its own, named from its content."""
+        if draft.key in self._exact:
+            settled.receipts[draft.key] = _receipt(draft, "outdated", draft.path)
+            return
         etag = document.etag(data)
         # Not by when it was saved: the same text, saved again, is the same copy.
         id = str(uuid.uuid5(uuid.UUID(draft.id), document.etag(_stamped(data, {"saved": ""}))))

@@ -245,6 +245,48 @@ def test_an_edit_that_lost_a_race_is_409_and_names_the_copy(
     assert _markdown(client, made["id"]).content.endswith(b"theirs\n")
 
 
+def test_of_machines_that_edit_one_revision_at_once_one_wins_and_the_others_are_told(
+    machine: Callable[..., Machine], remote: Path
+) -> None:
+    """Three servers that believe what they saw last: 412, no lost update, no copy; a removal too.
+    Who does not wait for the answer gets a copy instead, for a 202 is kept.
+    """
+    believing = {"master_fresh_seconds": "100000"}
+    laptop = machine("laptop", remote)
+    (made,) = laptop.save(b"# One\n\nfirst\n")
+    with (
+        Service(machine("a", remote, **believing)) as a,
+        Service(machine("b", remote, **believing)) as b,
+        Service(machine("c", remote, **believing)) as c,
+    ):
+        etag = _markdown(a.client, made.id).headers["etag"]
+        for service in (b, c):
+            assert _markdown(service.client, made.id).headers["etag"] == etag
+
+        def edit(service: Service) -> httpx.Response:
+            return _put(service.client, made.id, f"# One\n\nby {service.url}\n", If_Match=etag)
+
+        with ThreadPoolExecutor(2) as threads:
+            answers = list(threads.map(edit, (a, b)))
+        assert sorted(answer.status_code for answer in answers) == [200, 412]
+        lost = next(answer for answer in answers if answer.status_code == 412)
+        assert (lost.json()["code"], lost.headers["etag"] == etag) == ("precondition", False)
+        assert list(on_master(remote)) == [made.path]
+        headers = {"If-Match": etag}
+        gone = c.client.delete(f"/api/v1/sessions/{made.id}", headers=headers)
+        assert gone.status_code == 412
+        assert list(on_master(remote)) == [made.path]
+        for service in (a, b, c):
+            assert service.client.get("/api/v1/status").json()["waiting"] == 0
+        mine = _markdown(c.client, made.id).headers["etag"]
+        laptop.sync()
+        laptop.save(laptop.load(made.id) + b"\nfaster\n")
+        late = _put(c.client, made.id, "# One\n\nlate\n", If_Match=mine, Prefer="respond-async")
+        assert late.status_code == 202
+        assert c.stop() == 0
+        assert sorted(data[-6:] for data in on_master(remote).values()) == [b"\nlate\n", b"aster\n"]
+
+
 def test_a_retried_create_with_the_same_key_makes_no_second_session(
     service: Service, machine: Callable[..., Machine], remote: Path
 ) -> None:

@@ -359,7 +359,7 @@ async def update(
     """Save a new revision of a session."""
     data, options = await body.document(request, query)
     item = await run_in_threadpool(writing.revise, _pool(request), str(id), data, options, if_match)
-    return await writing.answer(request, item, prefer)
+    return await writing.answer(request, item, prefer, if_match)
 
 
 @router.delete(
@@ -380,7 +380,7 @@ async def delete(
 ) -> Response:
     """Remove a session; its history stays."""
     draft = await run_in_threadpool(writing.give_up, _pool(request), str(id), if_match)
-    return await writing.answer(request, draft, prefer)
+    return await writing.answer(request, draft, prefer, if_match)
 
 
 # --- upkeep ----------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from annoris.model import Draft, Receipt
+from annoris.errors import AnnorisError
+from annoris.model import Deadline, Draft, Receipt
 from annoris.server.logs import logger, warn
 from annoris.server.pool import Pool
 
@@ -30,18 +31,32 @@ class Courier(threading.Thread):
         self._watch = watch
         self._turn = threading.Condition()
         self._waiting: list[tuple[Draft, Future[Receipt]]] = []
+        self._exact: set[str] = set()  # whose owner waits, and wants no copy
         self._carried = 0
         self._receipts: OrderedDict[str, Receipt] = OrderedDict()
         self._pause = 0.0  # before the outbox is tried again; 0: it is empty
         self._stopping = False
 
-    def deliver(self, draft: Draft) -> Future[Receipt]:
-        """A receipt, once it is known what became of the draft; never cancel it."""
+    def deliver(self, draft: Draft, *, exact: bool = False) -> Future[Receipt]:
+        """A receipt, once it is known what became of the draft; never cancel it.
+
+        ``exact``: where master moved on, the draft is dropped and its receipt says ``outdated``,
+        unless nobody waits any more (``leave``).
+        """
         future: Future[Receipt] = Future()
         with self._turn:
             self._waiting.append((draft, future))
+            if exact:
+                self._exact.add(draft.key)
             self._turn.notify()
         return future
+
+    def leave(self, draft: Draft) -> bool:
+        """Do not wait for an exact draft: it is now one like all; False when it is decided."""
+        with self._turn:
+            known = draft.key in self._exact
+            self._exact.discard(draft.key)
+            return known
 
     def remind(self) -> None:
         """Say that others left something in the outbox: it is tried now, and again later."""
@@ -92,21 +107,45 @@ class Courier(threading.Thread):
         except Exception as error:  # noqa: BLE001 - whoever waits must hear of it, and the thread live
             logger.exception("delivery failed")
             self._slower()
-            for _, future in batch:
+            for draft, future in batch:
+                self.leave(draft)
                 future.set_exception(error)
             return
         self._watch(list(receipts.values()), time.monotonic() - started)
         for draft, future in batch:
-            future.set_result(receipts[draft.key])
+            heard = self.leave(draft)
+            if receipts[draft.key].state != "outdated":
+                future.set_result(receipts[draft.key])
+            elif heard:
+                self._drop(draft, receipts[draft.key], future)
+            else:  # whoever was told 202 gets a copy
+                with self._turn:
+                    self._waiting.append((draft, future))
+
+    def _drop(self, draft: Draft, receipt: Receipt, future: Future[Receipt]) -> None:
+        """Forget an outdated draft, unless somebody else delivered it just now."""
+        try:
+            with self._pool.lend() as archive:
+                with archive.master.lock(Deadline(archive.settings.master.push_seconds)):
+                    if draft.key in archive.outbox.waiting():
+                        archive.outbox.drop(draft)
+                    else:
+                        receipt = archive.fate(draft.key)
+                archive.follower.overlay()
+        except (AnnorisError, OSError) as error:  # then it becomes a copy later
+            future.set_exception(error)
+        else:
+            future.set_result(receipt)
 
     def _carry(self, drafts: list[Draft]) -> dict[str, Receipt]:
         with self._pool.lend() as archive:
             known = {draft.key for draft in drafts}
             if self._pause:
                 drafts = drafts + [one for one in archive.outbox.read()[0] if one.key not in known]
-            receipts = dict(
-                zip([draft.key for draft in drafts], archive.deliver(drafts), strict=True)
-            )
+            with self._turn:
+                exact = known & self._exact
+            delivered = archive.deliver(drafts, exact=exact)
+            receipts = dict(zip([draft.key for draft in drafts], delivered, strict=True))
             left = bool(archive.outbox.batches())
         with self._turn:
             for key, receipt in receipts.items():

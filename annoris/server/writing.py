@@ -103,18 +103,37 @@ def _matching(archive: Archive, id: str, if_match: str | None) -> Session:
         raise NotFound(f"no session {id}", hint="list them: GET /api/v1/sessions")
     wanted = body.revisions(if_match)
     if if_match and "*" not in wanted and row.etag not in wanted:
-        raise Problem(
-            "precondition", "the session is at another revision by now; nothing was changed",
-            hint=f"load it, bring both texts together, and send If-Match: {tag(row.etag)}",
-            headers={"ETag": tag(row.etag)},
-        )  # fmt: skip
+        raise _moved_on(row)
     return row
 
 
+def _moved_on(row: Session) -> Problem:
+    return Problem(
+        "precondition", "the session is at another revision by now; nothing was changed",
+        hint=f"load it, bring both texts together, and send If-Match: {tag(row.etag)}",
+        headers={"ETag": tag(row.etag)},
+    )  # fmt: skip
+
+
+def _outdated(pool: Pool, id: str) -> Problem:
+    """Another machine was faster."""
+    with pool.lend() as archive:
+        row = archive.catalog.get(id)
+    if row:
+        return _moved_on(row)
+    return Problem("precondition", "the session is gone by now; nothing was changed")
+
+
 async def answer(
-    request: Request, item: Accepted | Receipt | Draft, prefer: str | None
+    request: Request,
+    item: Accepted | Receipt | Draft,
+    prefer: str | None,
+    if_match: str | None = None,
 ) -> Response:
-    """What became of a document, once it is on master or it is plain that this takes longer."""
+    """What became of a document, once it is on master or it is plain that this takes longer.
+
+    With If-Match it becomes no copy where another machine was faster, if its caller still waits.
+    """
     problems = item.document.problems if isinstance(item, Accepted) else ()
     found = item.item if isinstance(item, Accepted) else item
     if isinstance(found, Receipt):
@@ -122,15 +141,18 @@ async def answer(
     courier: Courier = request.app.state.courier
     limits = request.app.state.settings.server
     full = courier.queue >= limits.queue
-    future = asyncio.wrap_future(courier.deliver(found))
     wait = 0.0 if full or "respond-async" in (prefer or "").lower() else limits.answer_seconds
+    exact = bool(wait and if_match and "*" not in body.revisions(if_match))
+    future = asyncio.wrap_future(courier.deliver(found, exact=exact))
     try:
         done = await asyncio.wait_for(asyncio.shield(future), wait) if wait else None
     except TimeoutError:
-        done = None
+        done = None if not exact or courier.leave(found) else await future
     if done is None:
         future.add_done_callback(lambda late: late.exception())  # whoever asks hears of it
         done = _on_its_way(found)
+    if done.state == "outdated":
+        raise await run_in_threadpool(_outdated, request.app.state.pool, done.id)
     if done.state == "refused":
         raise await run_in_threadpool(_refusal, request.app.state.pool, done, found.key)
     receipt = replace(done, problems=problems)
