@@ -67,6 +67,7 @@ class Caches:
         self._hot: Hot | None = None
         self._emergency: Emergency | None = None
         self._ring: KeyRing | None = None
+        self._mark: tuple[int, ...] = ()
         self._proved = False
         self._everything = settings.encryption.scope == "everything"
         self._shown = ""  # the commit that the hot cache was last seen to show
@@ -388,18 +389,29 @@ class Caches:
     def _keys(self) -> KeyRing:
         """The key file, made at the first need; ANNORIS_KEY goes before it.
 
-        With everything sealed master decides which key it is, so that none is made here.
+        It is read again once it was changed: a server outlives rotations. With everything
+        sealed master decides which key it is, so that none is made here.
         """
         from annoris import envelope  # noqa: PLC0415
 
-        if self._ring is None:
+        mark = self._key_mark()
+        if self._ring is None or (mark and mark != self._mark):  # never a new one for one lost
             given, path = self._settings.key, self._settings.at("key")
             if given or self._everything:
                 self._ring = envelope.load_ring(path, given)
             else:
                 os.makedirs(self._settings.data_dir, mode=0o700, exist_ok=True)
                 self._ring = envelope.new_key_file(path)
+            self._mark, self._proved = self._key_mark(), False
         return self._ring
+
+    def _key_mark(self) -> tuple[int, ...]:
+        """What changes when the key file does; empty while there is none."""
+        try:
+            found = os.stat(self._settings.at("key"))
+        except OSError:
+            return ()
+        return (found.st_ino, found.st_size, found.st_mtime_ns)
 
     # --- asking ------------------------------------------------------------------------------
 

@@ -16,9 +16,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import psycopg
 import pytest
 
 from annoris.cli import EXIT
+from annoris.envelope import load_ring, sealed_by
 from annoris.server.problems import STATUS
 from tests.support.githttp import GitServer, bare, commit
 from tests.support.machine import Machine
@@ -570,6 +572,36 @@ def test_a_server_begins_with_what_an_earlier_one_left(
             if not key or service.client.get(f"/api/v1/receipts/{key}").json()["state"] == "master":
                 break
     assert len(on_master(remote)) == 1
+
+
+@pytest.mark.parametrize("scope", ["caches", "everything"])
+def test_a_server_goes_on_with_the_new_key_after_a_rotation(
+    scope: str, make: Callable[..., Machine], tiers: Tiers
+) -> None:
+    """Unasked: what was sealed again is read from the hot cache, and new texts get the new key."""
+    here = make("server", encryption_scope=scope)
+    del here.environment["ANNORIS_KEY"]
+    assert here.run("key", "new").code == 0
+    with Service(here) as service:
+        first = save(service.client, "# One\n\ntext\n").json()["id"]
+        rotated = here.run("key", "rotate", "--json")
+        assert rotated.code == 0, rotated.err
+        new, old = _keys(here)
+        tier = _markdown(service.client, first).headers["annoris-tier"]
+        assert tier == ("hot" if scope == "caches" else "clone")  # master has other blobs now
+        second = save(service.client, "# Two\n\ntext\n")
+        assert (second.status_code, second.json()["cached"]) == (201, "hot")
+        assert _markdown(service.client, second.json()["id"]).headers["annoris-tier"] == "hot"
+        assert not service.lines("cache left out")
+        with psycopg.connect(tiers.direct) as db:
+            sealed = db.execute("SELECT content FROM annoris.sessions").fetchall()
+        assert len(sealed) == 2
+        assert {sealed_by(content) for (content,) in sealed} == {new} != {old}
+
+
+def _keys(machine: Machine) -> list[str]:
+    """The ids of a machine's keys, the current one first."""
+    return [key.id for key in load_ring(str(machine.data / "key")).keys]
 
 
 def test_each_state_of_the_caches_is_answered_from_another_tier(
