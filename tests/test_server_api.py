@@ -24,7 +24,7 @@ from annoris.envelope import load_ring, sealed_by
 from annoris.server.problems import STATUS
 from tests.support.githttp import GitServer, bare, commit
 from tests.support.machine import Machine
-from tests.support.service import Service, on_master, save
+from tests.support.service import Service, on_master, save, wait_until
 from tests.support.tiers import Tiers
 
 ABSENT = "019ab3f2-7c1e-7d20-9a51-4be03f2a9c1e"
@@ -409,6 +409,27 @@ def test_respond_async_is_202_at_once_and_the_receipt_outlives_the_server(
         assert found.json()["id"] == later.json()["id"]
         nobody = where.replace(where[-6:], "ffff.0")
         assert replica.client.get(nobody).status_code == 404
+
+
+def test_a_full_queue_is_202_and_each_receipt_becomes_true(
+    machine: Callable[..., Machine], remote: Path
+) -> None:
+    """Of many creates at once those beyond the queue do not wait; all are on master in the end."""
+    with Service(machine("server", remote), ANNORIS_SERVER_QUEUE="2") as service:
+        with ThreadPoolExecutor(24) as threads:
+            answers = list(
+                threads.map(lambda n: save(service.client, f"# N {n}\n\ntext {n}\n"), range(24))
+            )
+        assert {answer.status_code for answer in answers} == {201, 202}
+        for answer in answers:
+            key = answer.json()["key"]
+            where = f"/api/v1/receipts/{key}"
+            if answer.status_code == 202:
+                assert (answer.json()["state"], answer.headers["location"]) == ("queued", where)
+            wait_until(lambda: service.client.get(where).json()["state"] == "master")  # noqa: B023
+            told = service.client.get(where).json()
+            assert (told["id"], told["path"]) == (answer.json()["id"], answer.json()["path"])
+        assert {answer.json()["path"] for answer in answers} == on_master(remote).keys()
 
 
 def test_case_22_bytes_come_back_as_they_went_in(service: Service) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -15,7 +14,7 @@ import pytest
 from annoris.model import Run
 from annoris.server.chores import due_in
 from tests.support.machine import Machine
-from tests.support.service import Service
+from tests.support.service import Service, wait_until
 from tests.support.tiers import Tiers
 
 NOW = 1_800_000_000.0
@@ -68,13 +67,6 @@ def heard(services: list[Service], kind: str) -> int:
     """How many of them did it or found that the other one had."""
     events = (f"{kind} done", f"{kind} not due")
     return sum(any(service.lines(event) for event in events) for service in services)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_two_servers_share_one_schedule(make: Callable[..., Machine], tiers: Tiers) -> None:

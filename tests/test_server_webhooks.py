@@ -24,7 +24,7 @@ import pytest
 from annoris.server.webhooks import signed
 from tests.support.githttp import bare
 from tests.support.machine import Machine
-from tests.support.service import Service
+from tests.support.service import Service, save
 from tests.support.tiers import Tiers
 
 SECRET = "It's a Secret to Everybody"
@@ -181,6 +181,31 @@ def _held(url: str) -> tuple[str, int]:
     assert commit
     assert count
     return commit[0], count[0]
+
+
+def test_a_webhook_to_one_server_is_seen_by_the_other(
+    make: Callable[..., Machine], machine: Callable[..., Machine], tiers: Tiers
+) -> None:
+    """Two servers on one PostgreSQL: both take saves and loads, and what one of them was told of
+    is in the hot cache for both.
+    """
+    patient = {"server_webhook_secret": SECRET, "master_fresh_seconds": "100000"}
+    with Service(make("one", **patient)) as one, Service(make("two", **patient)) as two:
+        mine = save(one.client, "# Mine\n\ntext\n").json()
+        assert two.client.get(f"/api/v1/sessions/{mine['id']}").headers["annoris-tier"] == "hot"
+        (theirs,) = machine("other", tiers.remote).save(b"# Theirs\n\ntext\n")
+        where = f"/api/v1/sessions/{theirs.id}"
+        assert two.client.get(where).status_code == 404
+        assert _deliver(one.client, PUSH).status_code == 202
+        one.wait_for("sync done")
+        found = two.client.get(where)
+        assert (found.status_code, found.headers["annoris-tier"]) == (200, "hot")
+        edited = two.client.put(
+            where, content="# Theirs\n\nedited\n",
+            headers={"If-Match": found.headers["etag"], "Content-Type": "text/markdown"},
+        )  # fmt: skip
+        assert edited.status_code == 200, edited.text
+        assert one.client.get(where).json()["text"].endswith("edited\n")
 
 
 def test_case_12_lost_webhooks_are_made_up_for_by_the_clock(

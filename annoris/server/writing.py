@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from annoris import document
 from annoris.archive import Accepted, Archive
-from annoris.errors import Conflict, NotFound, PolicyRefused, RemoteRefused
+from annoris.errors import Conflict, NotFound, PolicyRefused, RemoteRefused, Unavailable
 from annoris.intake import SaveOptions, Source
 from annoris.model import Draft, Receipt, Session
 from annoris.server import body
@@ -99,12 +100,21 @@ def _matching(archive: Archive, id: str, if_match: str | None) -> Session:
     """The session, if it is at a revision that the caller knows. Raises NotFound, Problem (412)."""
     archive.look()
     row = archive.catalog.get(id)
+    if not (_fits(row, if_match) or archive.breaker.blocked("master")):
+        with suppress(Unavailable):  # the hot cache may have shown what this clone has not seen
+            archive.look(fresh=True)
+        row = archive.catalog.get(id)
     if row is None:
         raise NotFound(f"no session {id}", hint="list them: GET /api/v1/sessions")
-    wanted = body.revisions(if_match)
-    if if_match and "*" not in wanted and row.etag not in wanted:
+    if not _fits(row, if_match):
         raise _moved_on(row)
     return row
+
+
+def _fits(row: Session | None, if_match: str | None) -> bool:
+    return row is not None and (
+        not if_match or bool({row.etag, "*"} & set(body.revisions(if_match)))
+    )
 
 
 def _moved_on(row: Session) -> Problem:

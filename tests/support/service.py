@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -87,6 +88,14 @@ class Service:
         self.process.wait()
         bugs = [line for line in self.lines() if "traceback" in line]
         assert not bugs, bugs[0]["traceback"]
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Wait for something that a server does by itself."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def save(client: httpx.Client, text: bytes | str, **query: str) -> httpx.Response:
