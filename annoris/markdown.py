@@ -1,4 +1,4 @@
-"""The structure of a body: what is wrong with it, one section of it, an excerpt of it.
+"""The structure of a body: what is wrong with it, one section of it, an excerpt of it, as HTML.
 
 Pure. The only user of markdown_it.
 """
@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 from annoris import encoding
 from annoris.document import Mark, lined, newlines, outline, plain
@@ -148,3 +149,50 @@ def clip(text: str, limit: int) -> str:
 
 def _left_out(count: int) -> str:
     return f"\n\n[… {count} more characters are left out]"
+
+
+_PICTURE_HERE = "data:image/"
+
+
+def html(body: str) -> str:
+    """A body as HTML, tables and ``- [x]`` included. Not clean: HTML in it stays as it is.
+
+    A picture that lies elsewhere becomes a link to it.
+    """
+    from markdown_it import MarkdownIt  # noqa: PLC0415
+
+    parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    tokens = parser.parse(body)
+    for place, token in enumerate(tokens):
+        if token.type == "inline":
+            _break(token.children or [])
+            _link_picture(token.children or [])
+            if place > 1 and tokens[place - 2].type == "list_item_open":
+                _tick(token.children or [])
+        if style := token.attrs.pop("style", ""):  # a column's alignment
+            token.attrs["align"] = str(style).removeprefix("text-align:")
+    return str(parser.renderer.render(tokens, parser.options, {}))
+
+
+def _break(children: list[Any]) -> None:
+    """Give each ``**Status:** …`` a line of its own, as it has in the text."""
+    for one, after in zip(children, children[2:], strict=False):
+        if one.type == "softbreak" and after.type == "strong_open":
+            one.type = "hardbreak"
+
+
+def _tick(children: list[Any]) -> None:
+    """Show the box of a task as one."""
+    if children and (box := re.match(r"\[([ xX])\] ", children[0].content)):
+        mark = "☐" if box[1] == " " else "☑"
+        children[0].content = f"{mark} {children[0].content[4:]}"
+
+
+def _link_picture(children: list[Any]) -> None:
+    """Show a picture that lies elsewhere as a link to it."""
+    from html import escape  # noqa: PLC0415
+
+    for token in children:
+        if token.type == "image" and not token.attrs["src"].startswith(_PICTURE_HERE):
+            source, words = escape(token.attrs["src"]), escape(token.content or "no name")
+            token.type, token.content = "html_inline", f'<a href="{source}">picture: {words}</a>'

@@ -101,6 +101,7 @@ class ServerSettings:
     schedule_sync_seconds: float = 900.0
     schedule_verify_seconds: float = 86400.0
     schedule_dump_seconds: float = 86400.0
+    sample_seconds: float = 60.0
     webhook_secret: str = field(default="", repr=False)
     github_api: str = "https://api.github.com"
 

@@ -18,13 +18,24 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from annoris import __version__
 from annoris.errors import ConfigError, StorageError, Unavailable, UsageError
-from annoris.server import api, docs, logs, mcp, metrics, problems, webhooks
+from annoris.server import (
+    api,
+    dashboard,
+    docs,
+    login,
+    logs,
+    mcp,
+    metrics,
+    problems,
+    webhooks,
+)
 from annoris.server.body import Document, ProjectChanges
 from annoris.server.chores import Chores, daily, frequent
 from annoris.server.courier import Courier
 from annoris.server.guard import Guard, is_loopback
 from annoris.server.metrics import Metrics
 from annoris.server.pool import Pool
+from annoris.server.sampling import Sampler
 from annoris.server.tracing import Tracing
 from annoris.settings import Settings
 
@@ -59,10 +70,10 @@ def create_app(
     app.state.assistants = mcp.Assistants(pool, app.state.courier)
     app.state.chores = Chores(pool, counts, frequent(settings, scheduled=scheduled))
     app.state.daily = Chores(pool, counts, daily(settings) if scheduled else ())
+    app.state.sampler = Sampler(pool, settings.server.sample_seconds)
     counts.follow(pool)
-    routers = (
-        api.router, mcp.router, webhooks.router, metrics.router, health, docs.router,
-    )  # fmt: skip
+    pages = (docs.router, login.router, dashboard.router)
+    routers = (api.router, mcp.router, webhooks.router, metrics.router, health, *pages)
     app.state.routes = [*app.routes, *(route for router in routers for route in router.routes)]
     for router in routers:
         app.include_router(router)
@@ -97,7 +108,7 @@ async def _living(app: FastAPI) -> AsyncIterator[None]:
     """Threads while the server runs; at the end what waits goes to master, if that answers."""
     limits = app.state.settings.server
     current_default_thread_limiter().total_tokens = limits.threads
-    threads = (app.state.courier, app.state.chores, app.state.daily)
+    threads = (app.state.courier, app.state.chores, app.state.daily, app.state.sampler)
     for thread in threads:
         thread.start()
     app.state.ready = True

@@ -7,6 +7,7 @@ import os
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.types import Scope
 
 router = APIRouter(include_in_schema=False)
 
@@ -28,10 +29,19 @@ _POLICY = (
 )
 
 
+class _Files(StaticFiles):
+    """Files that a browser keeps and asks about by ETag: none of them is a secret."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        answer = await super().get_response(path, scope)
+        answer.headers["Cache-Control"] = "no-cache"
+        return answer
+
+
 @router.get("/docs")
 def docs() -> Response:
     return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _POLICY})
 
 
 def install(app: FastAPI) -> None:
-    app.mount("/static", StaticFiles(directory=_FOLDER), name="static")
+    app.mount("/static", _Files(directory=_FOLDER), name="static")
