@@ -24,6 +24,7 @@ from annoris.server.reading import read
 router = APIRouter(include_in_schema=False, route_class=Html)
 
 _PAGE = 50  # sessions
+_SEARCHED = 200  # before those of another status are left out
 _LINES = 5000  # of a diff
 _RAW = 1_000_000  # characters of a document as it is written
 _SAID = {"sync": "A sync is on its way.", "project": "It is on master."}
@@ -155,9 +156,11 @@ def _listed(
     with _pool(request).lend() as archive:
         if q:
             try:
-                hits, stale = archive.search(q, project=project, limit=_PAGE)
+                hits, stale = archive.search(q, project=project, limit=_SEARCHED)
             except UsageError as error:
                 why, stale = error.message, ""
+            wanted = status.casefold()
+            hits = [hit for hit in hits if wanted in ("", hit.session.status.casefold())]
         else:
             rows, stale = archive.sessions(
                 project=project,

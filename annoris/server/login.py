@@ -157,16 +157,18 @@ async def enter(request: Request, fields: Annotated[dict[str, str], Depends(_fil
     token, wanted = fields.get("token", "").strip(), local(fields.get("to", "/"))
     guard: Guard = request.app.state.guard
     try:
-        await run_in_threadpool(guard.admit, request, token, "read")
+        caller = await run_in_threadpool(guard.admit, request, token, "read")
     except Problem as problem:
         if problem.code != "token":
             raise
         why = "This token is not known, or it was revoked." if token else "Enter a token."
         return page(request, "login.html", code=401, wanted=wanted, why=why)
     answer = RedirectResponse(wanted, 303)
-    answer.set_cookie(
-        COOKIE, token, max_age=_SECONDS, httponly=True, samesite="strict", secure=_over_tls(request)
-    )
+    if Visitor(caller, "").known:
+        answer.set_cookie(
+            COOKIE, token, max_age=_SECONDS, httponly=True, samesite="strict",
+            secure=_over_tls(request),
+        )  # fmt: skip
     return answer
 
 
