@@ -43,10 +43,16 @@ test-postgres: $(INSTALLED)  ## The tests of the hot cache on other versions of 
 	@test -n '$(ANNORIS_POSTGRES)' || { echo 'name some: make test-postgres ANNORIS_POSTGRES=/path/to/bin'; exit 2; }
 	ANNORIS_POSTGRES='$(ANNORIS_POSTGRES)' $(BIN)/pytest -n 2 tests/test_hot.py tests/test_caches.py
 
+browser:  ## Install Chromium for the tests of the dashboard, where apt-get can; they skip without it
+	@command -v chromium >/dev/null || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && timeout 600 sh -c 'apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null'; \
+	} || echo 'no Chromium could be installed: tests/test_browser.py will be skipped'
+
 bench: $(INSTALLED)  ## Time each verb against its floor
 	$(BIN)/python benchmarks/bench.py
 
 clean:  ## Remove what these targets made
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo test test-postgres lint type format coverage bench clean
+.PHONY: help install demo test test-postgres lint type format coverage browser bench clean
