@@ -151,26 +151,13 @@ def sessions_again(
 def _listed(
     request: Request, q: str, project: str, status: str, before: tuple[str, str]
 ) -> dict[str, Any]:
-    why = ""
-    hits: list[Hit] = []
     with _pool(request).lend() as archive:
-        if q:
-            try:
-                hits, stale = archive.search(q, project=project, limit=_SEARCHED)
-            except UsageError as error:
-                why, stale = error.message, ""
-            wanted = status.casefold()
-            hits = [hit for hit in hits if wanted in ("", hit.session.status.casefold())]
-        else:
-            rows, stale = archive.sessions(
-                project=project,
-                status=status,
-                limit=_PAGE + 1,
-                everything=not project,
-                before=before if before[1] else None,
-            )
-            hits = [Hit(row, "", 0.0) for row in rows]
         count = archive.catalog.count()
+        try:
+            hits, stale = _hits(archive, q, project, status, before)
+            why = ""
+        except UsageError as error:
+            hits, stale, why = [], "", error.message
     query = {"q": q, "project": project, "status": status}
     last = hits[_PAGE - 1].session if not q and len(hits) > _PAGE else None
     more = urlencode({**query, "saved": last.saved, "id": last.id}) if last else ""
@@ -178,6 +165,24 @@ def _listed(
         **query, "hits": hits[:_PAGE], "stale": stale, "why": why, "count": count, "more": more,
         "again": urlencode(query), "first": not before[1],
     }  # fmt: skip
+
+
+def _hits(
+    archive: Archive, q: str, project: str, status: str, before: tuple[str, str]
+) -> tuple[list[Hit], str]:
+    """What fits, one more than a page of it. Raises UsageError for words that say nothing."""
+    if q:
+        hits, stale = archive.search(q, project=project, limit=_SEARCHED)
+        wanted = status.casefold()
+        return [hit for hit in hits if wanted in ("", hit.session.status.casefold())], stale
+    rows, stale = archive.sessions(
+        project=project,
+        status=status,
+        limit=_PAGE + 1,
+        everything=not project,
+        before=before if before[1] else None,
+    )
+    return [Hit(row, "", 0.0) for row in rows], stale
 
 
 @router.get("/sessions/{selector}", dependencies=[READ])
