@@ -140,6 +140,7 @@ _SECTIONS = {
 }
 # What hosting platforms set. From the real environment only: a project's own .env is not ours.
 _FOREIGN = {"DATABASE_URL": ("hot", "url"), "REDIS_URL": ("emergency", "url")}
+INSIDE = "ANNORIS_SANDBOX"  # set: this command is one of the sandbox's, and of nothing else
 _LONGEST_TTL = 3600
 _NOT_KEYS = {"source", *_SECTIONS}
 
@@ -226,7 +227,7 @@ def default_data_dir(env: Mapping[str, str]) -> str:
 
 
 def _dotenv() -> Mapping[str, str]:
-    if not os.path.isfile(".env"):
+    if os.environ.get(INSIDE) or not os.path.isfile(".env"):
         return {}
     from dotenv import dotenv_values  # noqa: PLC0415
 
