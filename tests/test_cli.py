@@ -32,7 +32,7 @@ COMMANDS = (
     "save", "load", "list", "search", "history", "diff", "delete",
     "sync", "verify", "log", "outbox", "projects", "dump", "restore",
     "status", "doctor", "alerts", "key", "schedule", "init",
-    "install", "uninstall", "import", "mcp", "hook", "serve", "token", "webhook",
+    "install", "uninstall", "import", "mcp", "hook", "serve", "token", "webhook", "sandbox",
 )  # fmt: skip
 GOOD = b"# Good\n\n**Status:** open\n\ntext\n"
 RUSSIAN = "# Отчёт о складе\n\n**Статус:** в работе\n\nтекст\n".encode()

@@ -103,12 +103,11 @@ def unknown_user() -> Answer:
 def admits(token: str, header: str) -> bool:
     """Whether ``header`` carries the token, as the password of Basic or as Bearer."""
     scheme, _, value = header.partition(" ")
-    if scheme.lower() != "basic":
-        return scheme.lower() == "bearer" and hmac.compare_digest(value, token)
-    with contextlib.suppress(ValueError):
-        said = base64.b64decode(value).decode().partition(":")[2]
-        return hmac.compare_digest(said, token)
-    return False
+    said = value.encode()
+    if scheme.lower() == "basic":
+        with contextlib.suppress(ValueError):
+            said = base64.b64decode(value).partition(b":")[2]
+    return scheme.lower() in ("basic", "bearer") and hmac.compare_digest(said, token.encode())
 
 
 def is_push(request: Request) -> bool:

@@ -8,9 +8,7 @@ GitHub's pages: no hook runs, nothing asks.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import functools
 import json
 import os
 import select
@@ -23,15 +21,26 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from email.message import Message
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
-from urllib.parse import unquote
+from typing import Any, Literal
 
-_SECONDS = 120.0  # no git process of the server lives longer
+from annoris.sandbox.githttp import (
+    SECONDS,
+    Answer,
+    Handler,
+    Request,
+    admits,
+    backend,
+    for_backend,
+    from_backend,
+    is_push,
+    own_environment,
+    plain,
+    unknown_user,
+)
+
 _HOOK = Path(__file__).with_name("prereceive.py")
 _CONFIG = "[gc]\n\tauto = 0\n[receive]\n\tautogc = false\n[http]\n\treceivepack = true\n"
 
@@ -42,7 +51,7 @@ _CONFIG = "[gc]\n\tauto = 0\n[receive]\n\tautogc = false\n[http]\n\treceivepack 
 def bare(folder: Path, branch: str = "main") -> Path:
     """Make an empty bare repository in ``folder``, which is also the answer."""
     command = ["git", "init", "--quiet", "--bare", "--template=", f"--initial-branch={branch}"]
-    subprocess.run([*command, str(folder)], env=_environment(), check=True, timeout=60)
+    subprocess.run([*command, str(folder)], env=own_environment(), check=True, timeout=60)
     with (folder / "config").open("a", encoding="ascii") as config:
         config.write(_CONFIG)
     return folder
@@ -139,45 +148,13 @@ def _git(repo: Path, *arguments: str, stdin: bytes = b"") -> bytes:
         ["git", f"--git-dir={repo}", *arguments],
         input=stdin,
         stdout=subprocess.PIPE,
-        env=_environment(),
+        env=own_environment(),
         check=True,
-        timeout=_SECONDS,
+        timeout=SECONDS,
     ).stdout
-
-
-def _environment() -> dict[str, str]:
-    """GitHub knows nothing of the configuration of whoever runs the tests."""
-    scrubbed = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    return scrubbed | {
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "LC_ALL": "C",
-    }
-
-
-@functools.cache
-def _backend() -> str:
-    output = subprocess.run(
-        ["git", "--exec-path"], stdout=subprocess.PIPE, check=True, timeout=60, text=True
-    ).stdout
-    return str(Path(output.strip()) / "git-http-backend")
 
 
 # --- the server ------------------------------------------------------------------------------
-
-
-class _Request(NamedTuple):
-    method: str
-    path: str
-    query: str
-    headers: Message
-    body: bytes
-
-
-class _Answer(NamedTuple):
-    status: int
-    headers: list[str]
-    body: bytes
 
 
 class GitServer:
@@ -313,17 +290,16 @@ class GitServer:
             setattr(self, fault, max(0, left - 1))
         return left > 0
 
-    def answer(self, request: _Request, gone: Callable[[], bool]) -> _Answer | None:
+    def answer(self, request: Request, gone: Callable[[], bool]) -> Answer | None:
         """What the server says; None: it hangs up without a word."""
         with self.lock:
             self.requests += 1
         if not self._wait(gone):
             return None
         if self.status:
-            return _plain(self.status, f"{HTTPStatus(self.status).phrase}, says the test.")
-        if self.token and not _admits(self.token, request.headers.get("Authorization", "")):
-            challenge = 'WWW-Authenticate: Basic realm="GitHub"'
-            return _plain(401, "Invalid username or token.", challenge)
+            return plain(self.status, f"{HTTPStatus(self.status).phrase}, says the test.")
+        if self.token and not admits(self.token, request.headers.get("Authorization", "")):
+            return unknown_user()
         pushing = self._count(request)
         answer = self._ask_git(request)
         return None if pushing and self.take("lose_ack") else answer
@@ -336,77 +312,38 @@ class GitServer:
                 return False
         return True
 
-    def _count(self, request: _Request) -> bool:
+    def _count(self, request: Request) -> bool:
         """Count what reaches git; whether it is a push."""
-        pushing = request.method == "POST" and request.path.endswith("/git-receive-pack")
-        # Before a large push git tries the door with an empty one.
-        pushing = pushing and request.body != b"0000"
+        pushing = is_push(request)
         with self.lock:
             self.pushes += pushing
             self.fetches += request.method == "POST" and request.path.endswith("/git-upload-pack")
         return pushing
 
-    def _ask_git(self, request: _Request) -> _Answer | None:
-        environment = _environment() | {
-            "GIT_PROJECT_ROOT": str(self.repo.parent),
-            "GIT_HTTP_EXPORT_ALL": "1",
-            "GIT_PROTOCOL": request.headers.get("Git-Protocol", ""),
-            "REQUEST_METHOD": request.method,
-            "PATH_INFO": request.path,
-            "QUERY_STRING": request.query,
-            "CONTENT_TYPE": request.headers.get("Content-Type", ""),
-            "CONTENT_LENGTH": str(len(request.body)),
-            "HTTP_CONTENT_ENCODING": request.headers.get("Content-Encoding", ""),
-            "REMOTE_ADDR": "127.0.0.1",
-        }
+    def _ask_git(self, request: Request) -> Answer | None:
+        environment = for_backend(str(self.repo.parent), request)
         with self.lock:
             if self.closing.is_set():
                 return None
             pipe = subprocess.PIPE
             child = subprocess.Popen(
-                [_backend()], stdin=pipe, stdout=pipe, env=environment, start_new_session=True
+                [backend()], stdin=pipe, stdout=pipe, env=environment, start_new_session=True
             )
             self._children.add(child)
         with child:
             try:
-                output, _ = child.communicate(request.body, timeout=_SECONDS)
+                output, _ = child.communicate(request.body, timeout=SECONDS)
             finally:
                 if child.poll() is None:
                     _kill(child)
                 with self.lock:
                     self._children.discard(child)
-        return _from_cgi(output)
+        return from_backend(output)
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
-
-
-def _admits(token: str, header: str) -> bool:
-    scheme, _, value = header.partition(" ")
-    if scheme.lower() != "basic":
-        return scheme.lower() == "bearer" and value == token
-    with contextlib.suppress(ValueError):
-        return base64.b64decode(value).decode().partition(":")[2] == token
-    return False
-
-
-def _plain(status: int, text: str, *headers: str) -> _Answer:
-    return _Answer(status, ["Content-Type: text/plain", *headers], f"{text}\n".encode())
-
-
-def _from_cgi(output: bytes) -> _Answer:
-    head, _, body = output.partition(b"\r\n\r\n")
-    if not head:
-        return _plain(500, "git gave no answer.")
-    status, headers = 200, []
-    for line in head.decode("latin-1").split("\r\n"):
-        if line.startswith("Status: "):
-            status = int(line.split()[1])
-        else:
-            headers.append(line)
-    return _Answer(status, headers, body)
 
 
 class _Listener(socketserver.ThreadingTCPServer):
@@ -439,49 +376,26 @@ class _Listener(socketserver.ThreadingTCPServer):
             super().handle_error(request, client_address)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    timeout = _SECONDS
+class _Handler(Handler):
     server: _Listener
 
-    def do_GET(self) -> None:
-        path, _, query = self.path.partition("?")
-        request = _Request(self.command, unquote(path), query, self.headers, self._body())
+    def respond(self, request: Request) -> None:
         answer = self.server.git.answer(request, self._gone)
         if answer:
             self._send(answer)
         else:
             self.close_connection = True
 
-    do_POST = do_GET  # noqa: N815 - the name that the library looks for
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Silence: the counters say what a test wants to know."""
-
-    def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        pieces = []
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            pieces.append(self.rfile.read(size))
-            self.rfile.readline()
-        while self.rfile.readline().strip():  # trailers
-            pass
-        return b"".join(pieces)
-
     def _gone(self) -> bool:
         readable = select.select([self.connection], [], [], 0)[0]
         return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
 
-    def _send(self, answer: _Answer) -> None:
+    def _send(self, answer: Answer) -> None:
         git = self.server.git
         cut = git.take("cut")
         # On a connection that it used before, curl would repeat a lost request by itself.
         self.close_connection = self.close_connection or cut or git.lose_ack > 0
-        head = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}", *answer.headers]
-        head += [f"Content-Length: {len(answer.body)}"]
-        head += ["Connection: close"] if self.close_connection else []
-        raw = "\r\n".join([*head, "", ""]).encode("latin-1") + answer.body
+        raw = self.encoded(answer)
         if cut:
             raw = raw[: len(raw) - max(1, len(answer.body) // 2)]
         while raw and git.hang == "drip" and not git.closing.wait(1):

