@@ -472,7 +472,7 @@ class Caches:
         from annoris.emergency import Emergency  # noqa: PLC0415
 
         if self._emergency is None:
-            self._emergency = Emergency(limits.url, ttl=limits.ttl_seconds)
+            self._emergency = Emergency(limits.url, ttl=limits.ttl_seconds, cluster=limits.cluster)
         cache, deadline = self._emergency, Deadline(max(_SHARE, deadline.left()))
         started = time.monotonic()
         try:

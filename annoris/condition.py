@@ -257,7 +257,7 @@ def _emergency_ailments(archive: Archive) -> Iterator[Ailment]:
         return
     from annoris.emergency import Emergency  # noqa: PLC0415
 
-    with closing(Emergency(settings.emergency.url)) as cache:
+    with closing(Emergency(settings.emergency.url, cluster=settings.emergency.cluster)) as cache:
         try:
             with cache.within(Deadline(settings.hot.load_seconds)):
                 cache.ping()

@@ -54,6 +54,7 @@ class HotSettings:
 @dataclass(frozen=True, slots=True)
 class EmergencySettings:
     url: str = field(default="", repr=False)
+    cluster: bool = False
     ttl_seconds: int = 3600
 
 

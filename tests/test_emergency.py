@@ -17,6 +17,7 @@ import redis
 from annoris.emergency import MAX_VALUE, Emergency
 from annoris.errors import ConfigError, StorageError, TierDown
 from annoris.model import Cached, Session
+from tests.support.machine import Machine
 from tests.support.proxy import Proxy
 from tests.support.servers import Valkey
 
@@ -345,3 +346,22 @@ def test_a_url_that_is_none_says_so_without_its_password(url: str) -> None:
     with opened(url) as emergency, pytest.raises(ConfigError, match="URL") as caught:
         emergency.ping()
     assert "pass w" not in f"{caught.value!r} {caught.value.__cause__!r} {emergency!r}"
+
+
+def test_a_cluster_bridges_an_outage_by_setting(
+    machine: Callable[..., Machine], cluster: Valkey, remote: Path
+) -> None:
+    """With emergency.cluster a save while the hot cache fails is loaded from there, and doctor
+    understands what the nodes say."""
+    dead = "postgresql://127.0.0.1:9/none"
+    here = machine(
+        remote=remote, hot_url=dead, emergency_url=cluster.url, emergency_cluster="true",
+        hot_seconds="20", hot_load_seconds="20",
+    )  # fmt: skip
+    text = b"# In a cluster\n\n**Status:** open\n\ntext\n"
+    assert here.run("save", "-", "--name", "here", stdin=text).code == 0
+    loaded = here.run("load", "here", "--from", "emergency", "--body")
+    assert (loaded.code, loaded.out) == (0, text)
+    told = here.run("doctor")
+    assert "bug" not in told.err + told.text
+    assert "PostgreSQL" in told.text + told.err
