@@ -52,13 +52,14 @@ def _fingerprint(folder: Path, *, without: Path) -> dict[str, str]:
 
 
 def _processes(about: Path) -> list[str]:
-    """Command lines of what runs below that folder."""
+    """What runs in that folder or names it: a server may rewrite its own command line."""
     found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            words = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if str(about) in words:
-                found.append(words)
+            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            where = os.readlink(process / "cwd")
+            if str(about) in words or where.startswith(str(about)):
+                found.append(f"{where}: {words}")
     return found
 
 

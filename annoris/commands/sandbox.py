@@ -19,10 +19,11 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=T
 _TRY = """\
 try    annoris --sandbox list --all
        annoris --sandbox load shop/webhook-retries
-       annoris sandbox break hot, the same load again, annoris sandbox heal
-       annoris sandbox break master, a save, annoris sandbox heal, annoris --sandbox sync
-       annoris sandbox shell      annoris without --sandbox, in a shell
-       annoris sandbox down       when you have seen enough: nothing stays"""
+       annoris sandbox break hot      and the same load again
+       annoris sandbox heal           everything runs again
+       annoris sandbox shell          annoris without --sandbox, in a shell
+       annoris sandbox down           the end: nothing stays
+       {url}/docs"""
 
 
 @app.callback()
@@ -52,7 +53,7 @@ def up(json: Json = False, quiet: Quiet = False) -> None:
         output.note("it runs already" if there.whole else "it is there already")
     _show(output, there)
     if there.new and not json:
-        output.note(f"\n{_TRY}")
+        output.note("\n" + _TRY.format(url=there.url))
 
 
 @app.command()
@@ -145,7 +146,7 @@ def _show(output: Output, there: Standing, **more: object) -> None:
         return
     if output.quiet:
         return
-    rows = [(part.name, "runs" if part.pid else "down", part.at, part.what) for part in there.parts]
-    output.table(("part", "state", "at", "what"), rows)
+    rows = [(part.name, "runs" if part.pid else "down", part.what, part.at) for part in there.parts]
+    output.table(("part", "state", "is", "at"), rows)
     if not there.whole:
         output.note("next: annoris sandbox heal")

@@ -250,16 +250,16 @@ def _parts() -> tuple[Part, ...]:
     serve = ("annoris.cli", "--config", place.within("server.toml"), "serve", "--quiet")
     where = ("--host", "127.0.0.1", "--port", str(ports["server"]), "--schedule")
     return (
-        Part("master", "GitHub's part: a repository over HTTP",
+        Part("master", "GitHub's part",
              f"http://127.0.0.1:{ports['master']}/sessions.git",
              (*_PYTHON, "annoris.sandbox.githttp", place.within("github.json")),
              lambda: parts.listens(ports["master"])),
         Part("hot", "PostgreSQL", f"127.0.0.1:{ports['hot']}", tuple(postgres),
              lambda: parts.postmaster_ready(pid_file), stale=pid_file, uid=who.uid),
-        Part("emergency", "Valkey, which speaks Redis", f"127.0.0.1:{ports['emergency']}",
+        Part("emergency", "Valkey (Redis)", f"127.0.0.1:{ports['emergency']}",
              (programs.program("valkey-server"), place.within("valkey.conf")),
              lambda: parts.pongs(ports["emergency"])),
-        Part("server", "REST API and dashboard", f"http://127.0.0.1:{ports['server']}",
+        Part("server", "annoris serve", f"http://127.0.0.1:{ports['server']}",
              (*_PYTHON, *serve, *where), lambda: parts.serves(ports["server"])),
     )  # fmt: skip
 
