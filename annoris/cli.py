@@ -70,7 +70,7 @@ app = typer.Typer(
     cls=_Lazy,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    no_args_is_help=True,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -105,8 +105,11 @@ def annoris(
     annoris load                bring the newest one of this project back
     """
     commands.config_file = config
-    if sandbox and context.invoked_subcommand not in (None, "sandbox"):
-        commands.config_file = _inside(str(context.invoked_subcommand), config)
+    command = context.invoked_subcommand
+    if sandbox and command != "sandbox":
+        commands.config_file = _inside(command or "status", config)
+    if command is None:
+        import_module("annoris.commands.status").glance()
 
 
 def _inside(command: str, config: str) -> str:

@@ -24,6 +24,7 @@ from annoris.model import (
     Drilled,
     Dumped,
     Finding,
+    Glance,
     Hit,
     Imported,
     Loaded,
@@ -37,6 +38,7 @@ from annoris.model import (
     Session,
     Shelved,
     TierStanding,
+    counted,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +47,18 @@ if TYPE_CHECKING:
     from annoris.workspace import Drift
 
 SCHEMA_VERSION = 1
+_NARROWEST = 8  # cells of a column: a short id
+_NUMBER = re.compile(r"-?[\d.,]*")
 _MOST = 20  # findings of one kind that are told
+_BEGINNING = """\
+Annoris keeps the state of work between conversations with AI assistants.
+Nothing is saved on this machine yet. To begin:
+
+  annoris save session.md       keep a document
+  annoris load                  bring the newest one back
+  annoris init --remote URL     put all of it on a git repository of yours
+
+All commands: annoris --help"""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -73,7 +86,7 @@ class Output:
                 self.line(_receipt_line(receipt))
         sessions = [receipt for receipt in receipts if receipt.op != "attach"]
         if not self.quiet and len(sessions) > 1:
-            self.line(f"{len(sessions)} sessions: {_counted(sessions)}")
+            self.line(f"{len(sessions)} sessions: {_by_state(sessions)}")
 
     def imported(self, done: Imported) -> None:
         """What an import did, and what it left out and why."""
@@ -195,7 +208,8 @@ class Output:
             row = hit.session
             snippet = _cell(hit.snippet.replace("\x02", "\uffee").replace("\x03", "\uffef"))
             snippet = snippet.replace("\uffee", marks[0]).replace("\uffef", marks[1])
-            self.line(f"{row.short}  {_cell(row.project)}  {_cell(row.title)}")
+            line = f"{row.short}  {_cell(row.project)}  {_cell(row.title)}"
+            self.line(_cut(line, _width()) if _terminal() else line)
             self.line(f"          {snippet}")
 
     def history(self, session: Session, revisions: Sequence[Revision]) -> None:
@@ -276,8 +290,8 @@ class Output:
                     self.line(f"  {what:<8} {_cell(name)}")
         else:
             self.line(
-                f"in step with master: {report.sessions} sessions, {report.pushed} delivered, "
-                f"{moved} ({report.milliseconds} ms)"
+                f"in step with master: {counted(report.sessions, 'session')}, "
+                f"{report.pushed} delivered, {moved} ({report.milliseconds} ms)"
             )
         rows = [_projected(item) for item in report.projections if _moved(item) or report.full]
         self.table(("tier", "added", "changed", "removed", "healed", "evicted", "ms"), rows)
@@ -289,9 +303,9 @@ class Output:
             return
         self.findings(audit.findings)
         left = sum(not item.healed for item in audit.findings)
-        looked = ", ".join(f"{count} {what}" for what, count in audit.checked.items())
+        looked = ", ".join(_checked(what, count) for what, count in audit.checked.items())
         if not self.quiet:
-            found = f"{left} findings" if left else "all is well"
+            found = counted(left, "finding") if left else "all is well"
             healed = len(audit.findings) - left
             mended = f", {healed} healed" if repaired else ""
             self.line(f"{found}{mended}: {looked} ({audit.milliseconds} ms)")
@@ -431,11 +445,11 @@ class Output:
         if not self.quiet:
             self.line(
                 f"verified {drill.name}, made {ago(drill.made)}: {_counts(drill.rows)} came back "
-                f"as they were, {drill.opened} contents open ({_took(drill)})"
+                f"as they were, {counted(drill.opened, 'content')} opened ({_took(drill)})"
             )
             self.line(
-                f"since then the hot cache got {drill.new} rows, changed {drill.changed}, "
-                f"lost {drill.gone}"
+                f"since then the hot cache got {counted(drill.new, 'row')}, "
+                f"changed {drill.changed}, lost {drill.gone}"
             )
 
     def restored(self, done: Restored) -> None:
@@ -462,6 +476,28 @@ class Output:
         width = max(len(name) for name, _ in facts)
         for name, value in facts:
             self.line(f"{name:<{width}}  {safe(value)}")
+
+    def beginning(self) -> None:
+        """How to begin, on a machine where nothing is yet."""
+        for line in _BEGINNING.splitlines():
+            self.line(line)
+
+    def glance(self, found: Glance) -> None:
+        """Where one stands in a few lines, and what comes next."""
+        newest, checked = found.newest, f", checked {ago(found.checked)}" if found.checked else ""
+        waits = [(found.waiting, "waiting for master"), (found.aside, "set aside")]
+        self.facts(
+            [
+                ("project", found.project),
+                ("newest", f"{newest.title}  {newest.short}" if newest else "none yet"),
+                *([("saved", ago(newest.saved))] if newest else []),
+                ("sessions", f"{found.sessions} in {counted(found.projects, 'project')}"),
+                ("outbox", ", ".join(f"{n} {what}" for n, what in waits if n) or "empty"),
+                ("tiers", ", ".join(found.tiers) + checked),
+                *((tier, f"down when last asked: {why}") for tier, why in found.down.items()),
+            ]
+        )
+        self.note(f"next: {_next(found)}; all commands: annoris --help")
 
     def tiers(self, tiers: Sequence[TierStanding]) -> None:
         """Each tier in a line: how quick, how much, how far behind; why one is not up."""
@@ -503,17 +539,17 @@ class Output:
             for row in rows:
                 self.line("\t".join(_cell(cell) for cell in row))
             return
-        from rich.console import Console  # noqa: PLC0415
-        from rich.table import Table  # noqa: PLC0415
-        from rich.text import Text  # noqa: PLC0415
+        from rich.cells import set_cell_size  # noqa: PLC0415
 
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in head[:-1]:
-            table.add_column(name, no_wrap=True)
-        table.add_column(head[-1], no_wrap=True, overflow="ellipsis", ratio=1)
-        for row in rows:
-            table.add_row(*(Text(_cell(cell)) for cell in row))
-        Console().print(table)
+        cells, widths, right = _laid_out(head, rows, _width())
+        bold, plain = ("\x1b[1m", "\x1b[0m") if _colour() else ("", "")
+        for number, row in enumerate(cells):
+            parts = [
+                _cut(cell, width).rjust(width) if flush else set_cell_size(_cut(cell, width), width)
+                for cell, width, flush in zip(row, widths, right, strict=True)
+            ]
+            line = "  ".join(parts).rstrip()
+            self.line(line if number else f"{bold}{line}{plain}")
 
     def _markdown(self, text: str) -> None:
         from rich.console import Console  # noqa: PLC0415
@@ -559,6 +595,16 @@ def fail(error: AnnorisError, *, as_json: bool) -> None:
     print(f"annoris: {safe(error.message)}", file=sys.stderr)
     if error.hint:
         print(f"  {safe(error.hint)}", file=sys.stderr)
+
+
+def _next(found: Glance) -> str:
+    if found.aside:
+        return "annoris outbox says why documents were set aside"
+    if found.waiting:
+        return "annoris sync delivers what waits"
+    if found.newest:
+        return "annoris load brings it back"
+    return "annoris list --all" if found.sessions else "annoris save FILE makes the first"
 
 
 def _claims(data: bytes) -> tuple[int, int]:
@@ -644,6 +690,48 @@ def _terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def _width() -> int:
+    import shutil  # noqa: PLC0415
+
+    return shutil.get_terminal_size().columns
+
+
+def _cut(text: str, width: int) -> str:
+    """Text in at most ``width`` cells of a terminal; what was cut ends in an ellipsis."""
+    from rich.cells import cell_len, set_cell_size  # noqa: PLC0415
+
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def _laid_out(
+    head: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> tuple[list[list[str]], list[int], list[bool]]:
+    """The head and rows without empty columns; how wide each is, and whether it holds numbers."""
+    from rich.cells import cell_len  # noqa: PLC0415
+
+    columns = [
+        [name, *map(_cell, cells)] for name, *cells in zip(head, *rows, strict=True) if any(cells)
+    ]
+    widths = _fitted([max(map(cell_len, column)) for column in columns], width)
+    right = [all(_NUMBER.fullmatch(cell) for cell in column[1:]) for column in columns]
+    return [list(line) for line in zip(*columns, strict=True)], widths, right
+
+
+def _fitted(wanted: Sequence[int], width: int) -> list[int]:
+    """How wide columns may be, two cells apart: the last has a half at least, if it needs it.
+
+    Of the others the widest give way, so that ids and times stay whole.
+    """
+    *others, last = wanted
+    room = width - 2 * len(others)
+    budget = room - min(last, room // 2)
+    most = max(others, default=0)
+    while most > _NARROWEST and sum(min(each, most) for each in others) > budget:
+        most -= 1
+    others = [min(each, most) for each in others]
+    return [*others, min(last, max(_NARROWEST, room - sum(others)))]
+
+
 def _colour() -> bool:
     return _terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
@@ -683,8 +771,16 @@ def _receipt_line(receipt: Receipt) -> str:
 
 def _counts(rows: dict[str, int]) -> str:
     log = rows.get("sync_log", 0) + rows.get("dump_log", 0)
-    counts = (rows.get("sessions", 0), rows.get("projects", 0), log)
-    return "{} sessions, {} projects, {} runs".format(*counts)
+    counts = (
+        (rows.get("sessions", 0), "session"),
+        (rows.get("projects", 0), "project"),
+        (log, "run"),
+    )
+    return ", ".join(counted(number, thing) for number, thing in counts)
+
+
+def _checked(what: str, count: int) -> str:
+    return counted(count, "session") if what == "sessions" else f"{count} {what}"
 
 
 def _size(size: int) -> str:
@@ -725,7 +821,7 @@ def _summary(details: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in counts.items())
 
 
-def _counted(receipts: Sequence[Receipt]) -> str:
+def _by_state(receipts: Sequence[Receipt]) -> str:
     return ", ".join(f"{count} {word}" for count, word in _states(receipts) if count)
 
 

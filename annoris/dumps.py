@@ -42,7 +42,7 @@ from annoris.errors import (
 from annoris.gitcmd import LostRace
 from annoris.hot import VERSION, Hot
 from annoris.master import Master, now
-from annoris.model import Deadline, Drilled, Dumped, Restored, Run, Shelved
+from annoris.model import Deadline, Drilled, Dumped, Restored, Run, Shelved, counted
 from annoris.settings import Settings
 
 T = TypeVar("T")
@@ -102,8 +102,9 @@ def drill(archive: Archive) -> Drilled:
         lines = partial(dumpfile.lines_of, source, made)
         if wrong := dumpfile.compare(lines(), task.hot.rehearse(lines())):
             raise FindingsFound(
-                f"the dump {name} does not come back as it was: {wrong.gone} rows are missing, "
-                f"{wrong.changed} differ, {wrong.new} are too many",
+                f"the dump {name} does not come back as it was: "
+                f"{counted(wrong.gone, 'row')} missing, "
+                f"{wrong.changed} different, {wrong.new} too many",
                 hint="please report it; annoris dump makes another one",
             )
         live = task.hot.export() if task.hot.state().version else iter(())
@@ -520,8 +521,8 @@ def _open_all(source: Source, made: Manifest, ring: KeyRing | None) -> int:
                 wrong.append(row["id"])
     if wrong:
         raise FindingsFound(
-            f"{len(wrong)} contents in the dump {source.name} do not open, or are not what was "
-            f"saved: {', '.join(wrong[:3])}",
+            f"in the dump {source.name}, {counted(len(wrong), 'content')} did not open, or "
+            f"differed from what was saved: {', '.join(wrong[:3])}",
             hint="annoris sync --full mends the hot cache; then make another dump",
             details={"sessions": wrong},
         )

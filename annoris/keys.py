@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from annoris import envelope
 from annoris.envelope import KeyRing
 from annoris.errors import KeyProblem, TierDown, Unavailable, UsageError, WrongKey
-from annoris.model import Cached, Deadline
+from annoris.model import Cached, Deadline, counted
 from annoris.settings import Settings
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _must_be_idle(hot: Hot, key_id: str) -> None:
     state = hot.state()
     needed = hot.sealed_by(key_id) if state.version else 0
     if needed or (state.proof and envelope.sealed_by(state.proof) == key_id):
-        what = f"{needed} contents" if needed else "the proof"
+        what = counted(needed, "content") if needed else "the proof"
         raise KeyProblem(
             f"key {key_id} is still needed: {what} in the hot cache; nothing was changed",
             hint="annoris key rotate seals it under the current key",

@@ -482,6 +482,21 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Glance:
+    """Where one stands by what this machine knows, for ``annoris`` alone."""
+
+    project: str
+    newest: Session | None
+    sessions: int
+    projects: int
+    waiting: int
+    aside: int
+    tiers: tuple[str, ...]  # those that are configured, in the order of a load
+    down: dict[str, str]  # those that failed when last asked, and why
+    checked: str  # when master was last asked
+
+
+@dataclass(frozen=True, slots=True)
 class Ailment:
     """Something wrong with this installation, and the command that mends it."""
 
@@ -555,3 +570,8 @@ class Restored:
     dry_run: bool
     stale: str = ""  # why there may be a newer dump
     milliseconds: int = 0
+
+
+def counted(number: int, thing: str) -> str:
+    """How many of a thing, as one says it: 1 session, 2 sessions."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

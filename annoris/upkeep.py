@@ -7,11 +7,11 @@ import os
 from annoris import condition
 from annoris.archive import Archive
 from annoris.errors import AnnorisError, KeyProblem, ScopeMismatch, StorageError
-from annoris.model import Ailment, Deadline, Run, Standing
+from annoris.model import Ailment, Deadline, Glance, Run, Standing, counted
 from annoris.settings import Settings
 from annoris.sync import sync, unreadable
 
-__all__ = ["ailments", "log", "status", "sync", "unreadable"]
+__all__ = ["ailments", "glance", "log", "status", "sync", "unreadable"]
 
 
 def status(archive: Archive) -> Standing:
@@ -39,6 +39,24 @@ def status(archive: Archive) -> Standing:
         tiers=condition.tiers(archive),
         last_sync=next((run.finished for run in syncs if run.status != "failed"), ""),
         trouble=str(syncs[0].details.get("error", "")) if syncs else "",
+    )
+
+
+def glance(archive: Archive) -> Glance:
+    """Where one stands by what this machine knows: no server is asked."""
+    archive.follower.refresh()
+    project, known = archive.default_project(), archive.settings
+    tiers = {"hot": known.hot.url, "emergency": known.emergency.url, "master": known.master.remote}
+    return Glance(
+        project=project,
+        newest=archive.catalog.newest(project),
+        sessions=archive.catalog.count(),
+        projects=len(archive.catalog.projects()),
+        waiting=len(archive.outbox.read()[0]),
+        aside=len(archive.outbox.aside()),
+        tiers=(*(tier for tier, where in tiers.items() if where), "clone"),
+        down={tier: state.why for tier, state in archive.breaker.state().items()},
+        checked=archive.checked(),
     )
 
 
@@ -100,7 +118,9 @@ def ailments(archive: Archive) -> list[Ailment]:
     problems = archive.catalog.filed()[1]
     found += [Ailment(problem, "mend that file on master") for problem in problems]
     if drafts:
-        found.append(Ailment(f"{len(drafts)} documents are not on master yet", "annoris sync"))
+        found.append(
+            Ailment(f"not on master yet: {counted(len(drafts), 'document')}", "annoris sync")
+        )
     found += condition.ailments(archive)
     found += [
         Ailment(

@@ -350,14 +350,25 @@ def test_the_help_of_every_command_shows_an_example(command: str, furnished: Mac
     assert furnished.run(command, "-h").out == ran.out
 
 
-def test_help_lists_every_command_and_no_command_shows_it(furnished: Machine) -> None:
+def test_alone_it_says_where_one_stands_and_how_to_begin(machine: Machines) -> None:
+    """On a machine where nothing is yet it shows the first three commands, and makes nothing."""
+    laptop = machine()
+    ran = laptop.run()
+    assert (ran.code, ran.err, laptop.data.exists()) == (0, "", False)
+    assert re.findall(r"^  annoris (\w+)", ran.text, re.MULTILINE) == ["save", "load", "init"]
+    laptop.save(GOOD)
+    ran = laptop.run()
+    assert ran.code == 0
+    assert re.search(r"^newest +Good  \w{8}$", ran.text, re.MULTILINE)
+    assert "annoris load" in ran.err
+
+
+def test_help_lists_every_command(furnished: Machine) -> None:
     ran = furnished.run("--help")
     assert ran.code == 0
     listed = re.findall(r"^  ([a-z]+)  +\S", ran.text.partition("Commands:")[2], re.MULTILINE)
     assert tuple(listed) == COMMANDS
     assert re.fullmatch(r"annoris \d\S*\n", furnished.run("--version").text)
-    nothing = furnished.run()
-    assert (nothing.code, "Commands:" in nothing.text + nothing.err) == (2, True)
 
 
 def test_completion_answers_a_shell(furnished: Machine) -> None:
@@ -564,7 +575,8 @@ print("\\nimported:", *sorted(sys.modules), file=sys.stderr)
 @pytest.mark.parametrize(
     ("arguments", "allowed"),
     [
-        ("--help", set[str]()), ("load auth-refactor", set[str]()), ("list", set[str]()),
+        ("--help", set[str]()), ("", set[str]()), ("list", set[str]()),
+        ("load auth-refactor", set[str]()),
         ("save good.md", {"markdown_it"}), ("save new.md", {"markdown_it"}),
     ],
 )  # fmt: skip

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from annoris.console import Output, ago, fail, safe
 from annoris.errors import NotFound
-from annoris.model import Draft, Hit, Loaded, Problem, Receipt, Report, Session, State
+from annoris.model import (
+    Draft,
+    Glance,
+    Hit,
+    Loaded,
+    Problem,
+    Receipt,
+    Report,
+    Session,
+    State,
+    counted,
+)
 
 EVIL = "a\x1b[2Jb\x07c\u202ed\te\nf\x9bg"
 
@@ -116,6 +129,67 @@ def test_a_table_in_a_pipe_is_one_line_for_each_row(capsys: pytest.CaptureFixtur
     assert lines.pop() == ""
     assert [line.count("\t") for line in lines] == [5, 5]
     assert not any(character in "".join(lines) for character in "\x1b\x07\u202e\x9b\r")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_table_on_a_terminal_fits_it_with_ids_whole_and_columns_straight(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is long, wide, right to left or empty: nothing wraps, nothing collapses."""
+    rows = [
+        session(title="很长的标题" * 30, project="p" * 60, name="n" * 60, status="s" * 60),
+        session(title="עברית וعربي", project="倉庫", name="", status="進行中"),
+        session(title="e\u0301" * 9 + EVIL, project="x", name="💳💳"),
+    ]
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("annoris.console._terminal", lambda: True)
+    Output().sessions(rows, "", "none")
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert all(cell_len(line) <= width for line in (head, *lines))
+    assert all(line.startswith(f"{rows[0].short}  ") for line in lines)
+    titles = [
+        cell_len(line[: line.index(word)])
+        for line, word in zip((head, *lines), ("title", "很", "עברית", "e\u0301"), strict=True)
+    ]
+    assert len(set(titles)) == 1
+    assert width - titles[0] >= width // 3, "the title has most of the room"
+
+
+def test_a_column_without_anything_is_not_shown_and_numbers_end_together(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("annoris.console._terminal", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    Output().table(("name", "empty", "n", "what"), [("a", "", "1", "x"), ("b", "", "1000", "y")])
+    assert capsys.readouterr().out == "name     n  what\na        1  x\nb     1000  y\n"
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({}, ["none yet", "annoris save FILE"]),
+        ({"sessions": 3}, ["3 in 1 project\n", "annoris list --all"]),
+        ({"newest": session()}, ["Заголовок", "annoris load"]),
+        ({"newest": session(), "waiting": 2}, ["2 waiting", "annoris sync"]),
+        ({"waiting": 2, "aside": 1}, ["2 waiting for master, 1 set aside", "annoris outbox"]),
+        ({"down": {"hot": "refused"}}, ["hot       down when last asked: refused"]),
+    ],
+)
+def test_a_glance_says_where_one_stands_and_what_comes_next(
+    found: dict[str, Any], told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing: dict[str, Any] = {"newest": None, "sessions": 0, "waiting": 0, "aside": 0, "down": {}}
+    Output().glance(
+        Glance(project="shop", projects=1, tiers=("hot", "clone"), checked="", **nothing | found)
+    )
+    out, err = capsys.readouterr()
+    assert all(words in out + err for words in told)
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs")])
+def test_one_thing_is_not_many(number: int, words: str) -> None:
+    assert counted(number, "run") == words
 
 
 def test_nothing_to_list_is_a_note_and_no_data(capsys: pytest.CaptureFixture[str]) -> None:

@@ -287,8 +287,8 @@ def test_a_drill_marks_the_newest_dump_for_every_machine(
     before = rows(tiers.direct, log=False)
     ran = run(here, "dump", "--drill")
     assert (ran.code, ran.err) == (0, "")
-    assert "came back as they were, 1 contents open" in ran.text
-    assert "got 1 rows" in ran.text
+    assert "came back as they were, 1 content opened" in ran.text
+    assert "got 1 row" in ran.text
     assert rows(tiers.direct, log=False) == before
     schemas = ask(tiers.direct, "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'annoris%'")
     assert schemas == [("annoris",)]
@@ -328,7 +328,7 @@ def test_a_drill_finds_a_row_that_does_not_come_back_as_it_was(
     shelve(remote, [*rows(tiers.direct)[:-1], (name, odd)])
     ran = run(here, "dump", "--drill")
     assert ran.code == 9
-    assert "0 rows are missing, 1 differ" in ran.err
+    assert "0 rows missing, 1 different" in ran.err
 
 
 def test_a_drill_finds_content_that_does_not_open(here: Machine, tiers: Tiers) -> None:
@@ -336,7 +336,7 @@ def test_a_drill_finds_content_that_does_not_open(here: Machine, tiers: Tiers) -
     dump(here)
     ran = run(here, "dump", "--drill")
     assert ran.code == 9
-    assert "1 contents" in ran.err
+    assert "1 content" in ran.err
 
 
 def test_a_drill_finds_a_broken_object_of_the_remote(here: Machine, remote: Path) -> None:

@@ -427,7 +427,7 @@ def test_a_key_is_retired_once_nothing_needs_it(keyed: Machines, tiers: Tiers) -
     keys.bring(settings_of(here), envelope.new_key().text())
     refused = here.run("key", "retire", old.id)
     assert refused.code == 8
-    assert "1 contents" in refused.err
+    assert "1 content" in refused.err
     with psycopg.connect(tiers.direct) as db:
         db.execute("UPDATE annoris.sessions SET content = NULL")
     refused = here.run("key", "retire", old.id)

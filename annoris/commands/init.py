@@ -49,6 +49,7 @@ def init(
     annoris init --scope everything --convert
     """
     from annoris.bootstrap import set_up
+    from annoris.model import counted
     from annoris.settings import default_path
 
     settings = commands.settings()
@@ -71,10 +72,10 @@ def init(
     if json:
         output.emit(init=asdict(done))
         return
-    output.note(f"master: {done.master} ({done.branch}), {done.sessions} sessions")
+    output.note(f"master: {done.master} ({done.branch}), {counted(done.sessions, 'session')}")
     if done.others:
         output.note(
-            f"{done.others} Markdown files there are not sessions; to adopt them: "
+            f"not sessions there: {counted(done.others, 'Markdown file')}; to adopt them: "
             f"annoris init --remote {done.master} --include '**/*.md'"
         )
     for line in _about_form(done):

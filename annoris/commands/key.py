@@ -146,7 +146,7 @@ def rotate(json: Json = False, quiet: Quiet = False) -> None:
     if done.dropped:
         output.warn(f"{done.dropped} damaged contents were dropped; loads bring them back")
     output.note(
-        f"key {done.current} is current, {done.resealed} contents were sealed again; older keys "
+        f"key {done.current} is current, contents sealed again: {done.resealed}; older keys "
         "stay to read.\nWhat the emergency cache holds expires by itself. Give the other machines "
         "the new key: annoris key export"
     )

@@ -1,10 +1,11 @@
-"""annoris status"""
+"""annoris status, and what annoris alone answers"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 
-from annoris.commands import Json, Quiet, archive, speak
+from annoris.commands import Json, Quiet, archive, settings, speak
 
 
 def status(json: Json = False, quiet: Quiet = False) -> None:
@@ -16,6 +17,7 @@ def status(json: Json = False, quiet: Quiet = False) -> None:
     """
     from annoris import upkeep
     from annoris.console import ago
+    from annoris.model import counted
 
     where = archive()
     found = upkeep.status(where)
@@ -31,7 +33,7 @@ def status(json: Json = False, quiet: Quiet = False) -> None:
         [
             ("project", found.project),
             ("newest", newest),
-            ("sessions", f"{found.sessions} in {found.projects} projects"),
+            ("sessions", f"{found.sessions} in {counted(found.projects, 'project')}"),
             ("master", f"{found.master} ({found.branch})"),
             ("state", found.stale or f"in step, checked {ago(found.checked)}"),
             ("last sync", ago(found.last_sync) + (f"; {found.trouble}" if found.trouble else "")),
@@ -45,3 +47,14 @@ def status(json: Json = False, quiet: Quiet = False) -> None:
     )
     if not json:
         output.tiers(found.tiers)
+
+
+def glance() -> None:
+    """Where one stands by what this machine knows; on a new one, how to begin."""
+    output, known = speak(json=False, quiet=False), settings()
+    if not os.path.isdir(known.data_dir) and not known.master.remote:
+        output.beginning()
+        return
+    from annoris import upkeep
+
+    output.glance(upkeep.glance(archive()))
