@@ -49,10 +49,36 @@ browser:  ## Install Chromium for the tests of the dashboard, where apt-get can;
 	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null'; \
 	} || echo 'no Chromium could be installed: tests/test_browser.py will be skipped'
 
+docs: $(INSTALLED)  ## Build the manual into site/, every link followed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file docs/_site/mkdocs.yml
+	@echo 'open site/index.html'
+
+pictures: $(INSTALLED)  ## Make the picture of the terminal anew
+	$(BIN)/python docs/_site/pictures.py
+
+dist: $(INSTALLED)  ## Build wheel and sdist into dist/
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+
+# The wheel alone, then with what tests need; the copy of the tests has no source beside it.
+WHEEL_TESTS ?= tests/test_cli.py tests/test_settings.py tests/test_envelope.py tests/test_server_api.py
+WHEEL := build/wheel/bin
+
+wheel-test: dist  ## Try the built wheel in an empty environment
+	rm -rf build/wheel build/tests
+	$(PYTHON) -m venv build/wheel
+	$(WHEEL)/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	sh .ci/smoke $(WHEEL)/annoris
+	$(WHEEL)/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[dev]"
+	mkdir build/tests
+	cp -R tests examples config.example.toml pyproject.toml build/tests/
+	cd build/tests && ../wheel/bin/pytest -q -n 2 $(WHEEL_TESTS)
+
 bench: $(INSTALLED)  ## Time each verb against its floor
 	$(BIN)/python benchmarks/bench.py
 
 clean:  ## Remove what these targets made
-	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv dist build site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo test test-postgres lint type format coverage browser bench clean
+.PHONY: help install demo test test-postgres lint type format coverage browser docs pictures dist \
+	wheel-test bench clean
