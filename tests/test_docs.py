@@ -22,6 +22,7 @@ import pytest
 from typer.main import get_command
 
 from annoris import cli, settings
+from tests.support.crash import run
 from tests.support.machine import Machine
 
 TOP = Path(__file__).parents[1]
@@ -185,22 +186,15 @@ def test_a_mistyped_command_would_be_noticed(line: str, strange: list[str]) -> N
 # --- the site ------------------------------------------------------------------------------------
 
 
+_SITE = ("--config-file", "docs/_site/mkdocs.yml")
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site; every link on it was followed by MkDocs."""
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "mkdocs",
-            "build",
-            "-q",
-            "-f",
-            "docs/_site/mkdocs.yml",
-            "-d",
-            folder,
-        ],
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", f"--site-dir={folder}", *_SITE],
         cwd=TOP,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
@@ -212,8 +206,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
-    """No script, style, font or picture comes from another place than the site itself."""
+def test_the_site_is_whole_and_loads_nothing_from_elsewhere(site: Path) -> None:
+    """No script, style, font or picture comes from another place than the site itself; the
+    reference has every command, setting and code.
+    """
     outside = re.compile(
         r"""<(?:script|img|iframe|source)[^>]+src=["']?(?:https?:)?//"""
         r"""|<link(?![^>]*rel=["']?canonical)[^>]+href=["']?(?:https?:)?//"""
@@ -222,9 +218,6 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     files = [path for path in site.rglob("*") if path.suffix in (".html", ".css", ".svg")]
     assert len(files) > 20
     assert not [path for path in files if outside.search(path.read_text())]
-
-
-def test_the_reference_has_every_command_setting_and_code(site: Path) -> None:
     pages = {path.stem: path.read_text() for path in (site / "reference").glob("*.html")}
     assert all(f'id="annoris-{name}"' in pages["commands"] for name in cli._COMMANDS)
     assert all(f">{code}</code>" in pages["errors"] for code in cli.EXIT)
@@ -239,7 +232,7 @@ def test_answers_are_as_their_schema_says(site: Path, machine: Any) -> None:
     known = json.loads((site / "reference/answers.schema.json").read_text())
     runs = ("save a.md", "load", "list", "history", "projects", "sync", "verify", "log", "status")
     for words in runs:
-        schema = {"$defs": known["$defs"], **known["answers"][words.partition(" ")[0]]}
+        schema = {"$defs": known["$defs"], **known["answers"][words.split()[0]]}
         for made in schema["$defs"].values():
             made["additionalProperties"] = False
-        jsonschema.validate(here.run(*words.split(), "--json").json, schema)
+        jsonschema.validate(run(here, *words.split(), "--json").json, schema)
