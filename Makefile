@@ -51,7 +51,7 @@ browser:  ## Install Chromium for the tests of the dashboard, where apt-get can;
 
 docs: $(INSTALLED)  ## Build the manual into site/, every link followed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file docs/_site/mkdocs.yml
-	@echo 'open site/index.html'
+	@echo 'open site/index.html; with search: python3 -m http.server -d site'
 
 pictures: $(INSTALLED)  ## Make the picture of the terminal anew
 	$(BIN)/python docs/_site/pictures.py

@@ -73,6 +73,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     made = {
         "index.md": home(),
+        "site.css": "td code { white-space: nowrap; }\n",
         "reference/commands.md": commands(),
         "reference/configuration.md": configuration(),
         "reference/errors.md": exit_codes(),
@@ -225,7 +226,7 @@ def exit_codes() -> str:
     rows = [(str(number), "", words) for number, words in _OTHER_EXITS.items()]
     for number in sorted(set(cli.EXIT.values())):
         codes = [code for code in told if cli.EXIT.get(code) == number]
-        means = "; ".join(told[code] for code in codes)
+        means = "; ".join(filter(None, (told[code] for code in codes)))
         rows.append((str(number), ", ".join(f"`{code}`" for code in codes), means))
     rows.sort(key=lambda row: int(row[0]))
     statuses: dict[int, list[str]] = {}
@@ -243,7 +244,7 @@ def exit_codes() -> str:
 
 def _tree(text: str) -> dict[str, str]:
     """Codes and meanings of the tree of errors, as its docstring draws it."""
-    return dict(re.findall(r"── \w+ +([a-z-]+)  +(.+)$", text, re.MULTILINE))
+    return dict(re.findall(r"── \w+ +([a-z-]+)(?:  +(.+))?$", text, re.MULTILINE))
 
 
 def schema() -> dict[str, Any]:
@@ -353,9 +354,14 @@ def _route(method: str, path: str, about: dict[str, Any]) -> str:
 
 def _table(head: tuple[str, ...], rows: Any) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(
-        "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in line) + " |"
-        for line in lines
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Text of one line that is no HTML, its code aside, and no border of a table."""
+    parts = " ".join(text.split()).replace("|", "\\|").split("`")
+    return "`".join(
+        part if number % 2 else part.replace("<", "&lt;") for number, part in enumerate(parts)
     )
 
 
