@@ -202,7 +202,7 @@ class Output:
         if titles:
             self.note("titles and names only: catalog.text is off, so that no text is kept here")
         if not hits:
-            self.note(f"nothing holds {text!r}")
+            self.note(f"nothing holds {text!r}; annoris list --all shows what there is")
         marks = ("\x1b[1m", "\x1b[0m") if _colour() else ("", "")
         for hit in hits:
             row = hit.session
