@@ -22,7 +22,6 @@ import pytest
 from typer.main import get_command
 
 from annoris import cli, settings
-from tests.support.crash import run
 from tests.support.machine import Machine
 
 TOP = Path(__file__).parents[1]
@@ -235,4 +234,4 @@ def test_answers_are_as_their_schema_says(site: Path, machine: Any) -> None:
         schema = {"$defs": known["$defs"], **known["answers"][words.split()[0]]}
         for made in schema["$defs"].values():
             made["additionalProperties"] = False
-        jsonschema.validate(run(here, *words.split(), "--json").json, schema)
+        jsonschema.validate(here.run(*words.split(), "--json").json, schema)
