@@ -77,8 +77,11 @@ wheel-test: dist  ## Try the built wheel in an empty environment
 bench: $(INSTALLED)  ## Time each verb against its floor
 	$(BIN)/python benchmarks/bench.py
 
+load: $(INSTALLED)  ## A server under load, with all tiers and without each
+	PYTHONPATH=. $(BIN)/python benchmarks/load.py
+
 clean:  ## Remove what these targets made
 	rm -rf .venv dist build site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .PHONY: help install demo test test-postgres lint type format coverage browser docs pictures dist \
-	wheel-test bench clean
+	wheel-test bench load clean
