@@ -206,6 +206,7 @@ def test_one_logs_in_and_reads_by_the_keys(world: World) -> None:
     expect(page.locator("[data-row]")).to_have_count(1)
     page.keyboard.press("Escape")
     page.keyboard.press("j")
+    expect(page.locator("[data-row]")).to_be_focused()
     page.keyboard.press("Enter")
     page.wait_for_url(f"**/sessions/{world.ids['rich']}")
     expect(page.locator(".document h1")).to_have_text("Webhook retries")
@@ -234,6 +235,11 @@ def test_a_search_is_answered_as_one_types(world: World) -> None:
     assert page.evaluate("window.same")
     page.reload()
     expect(page.locator("[data-row]")).to_have_count(1)
+    page.press("#search", "Escape")  # leaves the words
+    page.select_option("#project", "shop")
+    page.wait_for_url("**/sessions?q=deploy.log&project=shop&status=")
+    page.press("#search", "ArrowDown")
+    expect(page.locator("[data-row]")).to_be_focused()
     page.fill("#search", "nothing has this")
     expect(page.locator("#results")).to_contain_text("Nothing fits")
 

@@ -68,7 +68,11 @@ let going = 0;  // when g was pressed
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const writing = event.target.closest("input, textarea, select");
-  if (writing && event.key === "Escape") event.target.blur();
+  if (writing && event.key === "Escape") {
+    event.preventDefault();  // which would empty a search
+    writing.blur();
+  }
+  if (writing?.id === "search" && event.key === "ArrowDown") step(1);
   if (writing || byId("help")?.open) return;
   const place = Date.now() - going < 1500 && PLACES[event.key];
   going = event.key === "g" ? Date.now() : 0;
