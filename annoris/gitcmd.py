@@ -66,6 +66,8 @@ _CONFIG = {
 }
 # In a user's own repository its configuration counts, but for what would start programs.
 _GUEST = {"core.fsmonitor": "false", "core.hooksPath": os.devnull, "protocol.allow": "never"}
+# Keys and passwords that no other program than this one needs; a helper of git's may keep logs.
+_PRIVATE = re.compile(r"ANNORIS_\w+|DATABASE_URL|REDIS_URL|PGPASSWORD")
 SSH_OPTIONS = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5"
 
 
@@ -90,10 +92,16 @@ def scrub_environment() -> None:
 
 
 def environment(
-    extra: Mapping[str, str] | None = None, base: Mapping[str, str] = _CONFIG
+    extra: Mapping[str, str] | None = None,
+    base: Mapping[str, str] = _CONFIG,
+    *,
+    ours: bool = False,
 ) -> dict[str, str]:
+    """What a child sees: our settings for git, and nothing secret unless it is ``ours``."""
     settings = {**base, **(extra or {})}
-    environment = dict(os.environ)
+    environment = {
+        name: value for name, value in os.environ.items() if ours or not _PRIVATE.fullmatch(name)
+    }
     ssh = settings.pop("core.sshCommand", "")
     if ssh:
         environment["GIT_SSH_COMMAND"] = ssh
@@ -110,6 +118,11 @@ def environment(
         "LC_ALL": "C",
         "LANGUAGE": "",
     }
+
+
+def hidden() -> dict[str, str]:
+    """What is secret in our environment, emptied, for a library that adds to it only."""
+    return {name: "" for name in os.environ if _PRIVATE.fullmatch(name)}
 
 
 @contextlib.contextmanager
@@ -170,12 +183,14 @@ def run(
     *,
     base: Mapping[str, str] = _CONFIG,
     grace: float = 0.0,
+    ours: bool = False,
 ) -> Result:
     """Run a command to its end; code -1 and no output when the deadline came first.
 
-    ``grace``: seconds that it has then to end by itself, once asked to.
+    ``grace``: seconds that it has then to end by itself, once asked to. ``ours``: it is annoris.
     """
-    with process(command, environment(extra, base), subprocess.PIPE, subprocess.PIPE) as child:
+    sees = environment(extra, base, ours=ours)
+    with process(command, sees, subprocess.PIPE, subprocess.PIPE) as child:
         try:
             output, errors = child.communicate(stdin, timeout=max(0.05, deadline.left()))
         except subprocess.TimeoutExpired:

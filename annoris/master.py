@@ -111,7 +111,8 @@ class Master:
         try:
             place = self.folder if mending else f"{self.folder}.{secrets.token_hex(4)}"
             os.makedirs(place, mode=0o700, exist_ok=True)
-            repo = git.Repo.init(place, bare=True, initial_branch=self.branch)
+            branch = self.branch
+            repo = git.Repo.init(place, bare=True, initial_branch=branch, env=gitcmd.hidden())
             with repo, repo.config_writer() as config:
                 config.set_value("core", "logAllRefUpdates", "always")
                 # What a force push removed stays recoverable for a year.
@@ -771,7 +772,7 @@ class Master:
                 as_process=False,
                 stdout_as_string=False,
                 strip_newline_in_stdout=False,
-                env=gitcmd.environment(),
+                env=gitcmd.environment() | gitcmd.hidden(),
                 kill_after_timeout=_LOCAL_SECONDS,
             )
         except git.GitCommandError as error:

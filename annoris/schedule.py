@@ -386,6 +386,7 @@ def run(words: Sequence[str], seconds: float, data_dir: str, config: str) -> tup
             [sys.executable, "-P", "-m", "annoris.cli", *source, *words],
             Deadline(seconds),
             grace=_GRACE,
+            ours=True,
         )
         said = gitcmd.text(result.output) + result.text
         late = result.code < 0

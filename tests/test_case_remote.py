@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from annoris import cli, document, upkeep
+from annoris.envelope import new_key
 from annoris.settings import MasterSettings
 from tests.support import githttp
 from tests.support.githttp import GitServer
@@ -904,6 +905,33 @@ def test_the_token_is_nowhere_to_be_seen(
         assert secret not in shown, "shown"
         assert secret not in kept, "in a file"
     bug_report_is_clean(token, tmp_path, capsys)
+
+
+def test_no_child_sees_a_key_or_a_password_that_it_does_not_need(
+    machine: Machines, server: GitServer, tmp_path: Path
+) -> None:
+    key = new_key().text()
+    word = "s3" + "cr3t"
+    seen = tmp_path / "seen"
+    shims = tmp_path / "bin"
+    shims.mkdir()
+    look = f"test \"$1\" = version || env >> '{seen}'"  # which GitPython asks before anything
+    script(shims / "git", f"{look}\nexec '{shutil.which('git')}' \"$@\"\n")
+    here = machine("here", remote=server.url)
+    here.environment |= {
+        "PATH": f"{shims}{os.pathsep}{here.environment['PATH']}",
+        "ANNORIS_KEY": key,
+        "ANNORIS_ALERTS_URLS": f"json://user:{word}@127.0.0.1:9/",
+        "DATABASE_URL": f"postgresql://me:{word}@127.0.0.1:9/db",
+        "REDIS_URL": f"redis://:{word}@127.0.0.1:9/0",
+        "PGPASSWORD": word,
+    }
+    for line in ("save -", "load --fresh", "sync --full", "doctor"):
+        assert here.run(*line.split(), stdin=doc(1)).code in (0, 5, 9), line
+    told = seen.read_text()
+    assert "GIT_TERMINAL_PROMPT=0" in told
+    assert key not in told
+    assert word not in told
 
 
 def bug_report_is_clean(token: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
