@@ -29,6 +29,11 @@ lint: $(INSTALLED)  ## Check style, rules and layers
 type: $(INSTALLED)  ## Check types, strictly
 	$(BIN)/mypy
 
+audit: $(INSTALLED)  ## Look for weak code, and for known holes in what is installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[audit]'
+	$(BIN)/bandit --quiet --recursive annoris --configfile pyproject.toml
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
+
 format: $(INSTALLED)  ## Mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -83,5 +88,5 @@ load: $(INSTALLED)  ## A server under load, with all tiers and without each
 clean:  ## Remove what these targets made
 	rm -rf .venv dist build site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo test test-postgres lint type format coverage browser docs pictures dist \
+.PHONY: help install demo test test-postgres lint type audit format coverage browser docs pictures dist \
 	wheel-test bench load clean
