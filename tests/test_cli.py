@@ -412,6 +412,7 @@ def test_json_of_every_command_is_one_object_with_its_version(machine: Machines)
         ("import", "folder", "."): "imported",
         ("install", "cursor"): "files",
         ("uninstall", "cursor"): "files",
+        ("sandbox", "status"): "error",
         ("serve", "--port", "99999"): "error",
         ("token",): "tokens",
         ("webhook", "setup", "https://sessions.example.com"): "webhook",
