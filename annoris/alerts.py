@@ -21,7 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from urllib.parse import unquote, urlsplit
 
 from annoris.archive import Archive
 from annoris.breaker import locked
+from annoris.dataclass import dataclass, field
 from annoris.events import of_key, of_outbox
 from annoris.model import Alert, Deadline, Level
 from annoris.settings import AlertSettings, Settings, quiet_hours

@@ -6,13 +6,14 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from annoris.breaker import Breaker
 from annoris.caches import Caches, Step
 from annoris.catalog import Catalog
+from annoris.dataclass import dataclass
 from annoris.errors import (
     Ambiguous,
     AnnorisError,

@@ -15,8 +15,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
+from annoris.dataclass import dataclass
 from annoris.model import Deadline
 
 MAX_PAUSE = 300.0

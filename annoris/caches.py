@@ -13,10 +13,11 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from annoris.breaker import Breaker
+from annoris.dataclass import dataclass
 from annoris.errors import (
     AnnorisError,
     ConfigError,

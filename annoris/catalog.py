@@ -20,10 +20,11 @@ import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any
 
+from annoris.dataclass import dataclass
 from annoris.errors import StorageError, UsageError
 from annoris.model import CAPTURED, Deadline, Hit, Project, ProjectFile, Session
 

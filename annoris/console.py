@@ -13,10 +13,11 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from annoris.dataclass import dataclass
 from annoris.errors import AnnorisError
 from annoris.model import (
     Audit,

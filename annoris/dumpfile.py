@@ -16,12 +16,13 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
 
 from annoris import envelope
+from annoris.dataclass import dataclass, field
 from annoris.errors import FindingsFound, KeyProblem, UsageError
 
 FORMAT = 1

@@ -18,13 +18,14 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
 from annoris import dumpfile, envelope, lock
 from annoris.archive import Archive
+from annoris.dataclass import dataclass, field
 from annoris.dumpfile import MANIFEST, NAME, Line, Manifest, Source
 from annoris.envelope import KeyRing
 from annoris.errors import (

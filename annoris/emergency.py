@@ -23,9 +23,10 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from annoris.dataclass import dataclass
 from annoris.errors import AnnorisError, ConfigError, StorageError, TierDown
 from annoris.model import Cached, Deadline, Session
 

@@ -27,8 +27,8 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
+from annoris.dataclass import dataclass
 from annoris.errors import (
     DocumentRefused,
     KeyProblem,
@@ -75,7 +75,7 @@ _REPAIR = "`annoris verify --repair` puts master's version back"
 _UPGRADE = "upgrade Annoris: it was written by a newer version"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True)
 class Key:
     """32 secret bytes. Raises KeyProblem for any other size."""
 

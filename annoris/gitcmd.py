@@ -15,9 +15,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import IO
 
+from annoris.dataclass import dataclass
 from annoris.errors import (
     AnnorisError,
     AuthRefused,

@@ -20,10 +20,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+from annoris.dataclass import dataclass
 from annoris.errors import AnnorisError, ConfigError, Locked, StorageError, TierDown
 from annoris.model import CAPTURED, Cached, Deadline, Held, Project, Run, Session
 

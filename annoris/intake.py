@@ -6,10 +6,11 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from annoris import document, encoding, leaks, markdown
 from annoris.catalog import Catalog
+from annoris.dataclass import dataclass
 from annoris.errors import CredentialFound, DocumentRefused, UsageError
 from annoris.master import Master, now
 from annoris.model import Document, Draft, Problem, Receipt, Session

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from annoris.convert import converted, racing
+from annoris.dataclass import dataclass
 from annoris.errors import ScopeMismatch
 from annoris.follow import Follower, make_row
 from annoris.layout import SETTING, mismatch, transcript_of

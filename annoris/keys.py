@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from annoris import envelope
+from annoris.dataclass import dataclass
 from annoris.envelope import KeyRing
 from annoris.errors import KeyProblem, TierDown, Unavailable, UsageError, WrongKey
 from annoris.model import Cached, Deadline, counted

@@ -23,11 +23,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import IO, Any
 
 from annoris import gitcmd, lock
+from annoris.dataclass import dataclass
 from annoris.errors import KeyProblem, NotFound, StorageError
 from annoris.layout import FORMAT, Layout, Plain, Scope, is_sealed, scope_in
 from annoris.model import Change, Deadline, Entry, Revision

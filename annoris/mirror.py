@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from annoris import plan
 from annoris.caches import Caches
+from annoris.dataclass import dataclass
 from annoris.errors import Locked, RemoteRefused, RemoteUnreachable, StorageError
 from annoris.follow import Follower
 from annoris.model import Cached, Change, Deadline, Entry, Held, Projected, Session

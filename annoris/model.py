@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Literal, TypeVar
+
+from annoris.dataclass import dataclass, field
 
 T = TypeVar("T")
 

@@ -13,11 +13,12 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from annoris import document, plan, projects
 from annoris.catalog import Catalog, Row
+from annoris.dataclass import dataclass, field
 from annoris.errors import (
     AnnorisError,
     PolicyRefused,

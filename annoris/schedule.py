@@ -17,10 +17,10 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from annoris import gitcmd
+from annoris.dataclass import dataclass
 from annoris.errors import ConfigError, Locked, StorageError
 from annoris.model import Deadline
 

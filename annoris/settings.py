@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
+from annoris.dataclass import dataclass, field
 from annoris.errors import ConfigError
 
 if TYPE_CHECKING:

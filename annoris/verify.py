@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from itertools import starmap
 from operator import attrgetter
@@ -26,6 +26,7 @@ from annoris import plan, sync
 from annoris.archive import Archive
 from annoris.caches import md5
 from annoris.catalog import Catalog
+from annoris.dataclass import dataclass
 from annoris.errors import (
     AnnorisError,
     KeyProblem,

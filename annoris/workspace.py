@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from annoris import gitcmd
+from annoris.dataclass import dataclass
 from annoris.errors import AnnorisError
 from annoris.model import Deadline
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from annoris.assistant.edit import Path
+from annoris.dataclass import dataclass
 
 Format = Literal["json", "jsonc", "toml", "whole"]
 

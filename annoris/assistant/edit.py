@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from annoris.dataclass import dataclass
 
 Path = tuple[str, ...]
 Change = list["Splice"]  # the last place first, so that each is where it says

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from annoris.assistant.clients import Client
 from annoris.assistant.install import installed
 from annoris.assistant.spool import Spool
 from annoris.console import ago
+from annoris.dataclass import dataclass
 from annoris.model import Ailment
 
 _PARTS = ("hook", "mcp")

@@ -18,7 +18,6 @@ import re
 import secrets
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 
@@ -26,6 +25,7 @@ from annoris import document, leaks
 from annoris.archive import Archive, parse_moment, project_at
 from annoris.assistant.page import Page, page
 from annoris.assistant.sources import CLIENTS, Conversation
+from annoris.dataclass import dataclass
 from annoris.errors import DocumentRefused, Unavailable
 from annoris.intake import SaveOptions, Source
 from annoris.model import CAPTURED, Document, Imported, LeftOut, Meta, Session

@@ -19,11 +19,12 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from annoris.assistant import edit
 from annoris.assistant.clients import Client, Entry, Part
+from annoris.dataclass import dataclass, field
 from annoris.errors import StorageError, UsageError
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from annoris.assistant.capture import fenced
 from annoris.assistant.transcripts import Item
+from annoris.dataclass import dataclass, field
 from annoris.document import outline, plain, usable
 
 TITLE = 80  # characters

@@ -15,11 +15,11 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any
 
 from annoris.assistant.transcripts import ChatGPT, ClaudeCode, Codex, Item, Reader
+from annoris.dataclass import dataclass
 from annoris.errors import UsageError
 from annoris.model import LeftOut
 

@@ -6,13 +6,13 @@ import ipaddress
 import re
 import threading
 import time
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from annoris.archive import Archive
+from annoris.dataclass import dataclass
 from annoris.server import tokens
 from annoris.server.pool import Pool
 from annoris.server.problems import Problem

@@ -11,10 +11,11 @@ import hmac
 import json
 import secrets
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Literal, get_args
 
 from annoris.archive import Archive
+from annoris.dataclass import dataclass
 from annoris.errors import Ambiguous, ConfigError, NotFound, UsageError
 from annoris.master import now
 
