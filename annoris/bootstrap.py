@@ -24,7 +24,6 @@ from annoris.settings import (
     check_scope,
     write,
 )
-from annoris.upkeep import unreadable
 
 if TYPE_CHECKING:
     from annoris.envelope import KeyRing
@@ -156,6 +155,8 @@ def _new_master(
 
 
 def _done(archive: Archive, joined: Joined, path: str) -> SetUp:
+    from annoris.sync import unreadable  # noqa: PLC0415
+
     master, scope = archive.master, archive.settings.encryption.scope
     markdown = master.tree(master.tip(), lambda name: name.endswith(".md"))
     adoptable = master.remote and scope == "caches"

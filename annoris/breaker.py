@@ -10,7 +10,6 @@ and nothing counts as a transition, so that no alert is repeated by every comman
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -106,6 +105,8 @@ class Breaker:
 
     def state(self) -> dict[str, TierState]:
         """The tiers that are down. A file that is missing or damaged knows of none."""
+        import json  # noqa: PLC0415
+
         try:
             with open(self._path, encoding="utf-8") as file:
                 raw = json.load(file)
@@ -131,6 +132,8 @@ class Breaker:
             return False
 
     def _write(self, states: dict[str, TierState]) -> None:
+        import json  # noqa: PLC0415
+
         if not states:
             os.unlink(self._path)  # works on a full disk too
             return

@@ -8,7 +8,6 @@ a save or a load: it is a miss, and a line in ``complaints``.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +29,6 @@ from annoris.errors import (
 from annoris.follow import make_row
 from annoris.master import oid_of
 from annoris.model import Cached, Deadline, Project, Run, Session, Tier
-from annoris.retry import patiently
 from annoris.settings import Settings
 
 if TYPE_CHECKING:
@@ -429,6 +427,8 @@ class Caches:
         ``work`` is done again where the connection was lost, so it must be able to.
         ``insist``: ask, whatever the breaker remembers.
         """
+        from annoris.retry import patiently  # noqa: PLC0415
+
         if self._breaker.blocked("hot") and not insist:
             return None
         from annoris.hot import Hot  # noqa: PLC0415
@@ -467,6 +467,8 @@ class Caches:
         self, work: Callable[[Emergency], T], deadline: Deadline, *, insist: bool = False
     ) -> T | None:
         """What the emergency cache answers by the deadline or in its share, or None."""
+        from annoris.retry import patiently  # noqa: PLC0415
+
         limits = self._settings.emergency
         if not limits.url or (self._breaker.blocked("emergency") and not insist):
             return None
@@ -504,4 +506,6 @@ class Caches:
 
 def md5(data: bytes) -> str:
     """The checksum of a document, as caches hold it."""
+    import hashlib  # noqa: PLC0415
+
     return hashlib.md5(data, usedforsecurity=False).hexdigest()

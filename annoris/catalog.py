@@ -101,12 +101,12 @@ ORDER BY score DESC, saved DESC, id DESC
 """  # noqa: S608 - constants only
 
 # Scripts that put no spaces between words: Thai and Lao, Myanmar, Khmer, Chinese and Japanese.
-_UNSPACED = re.compile(
+_UNSPACED = (
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff"
     "\U0001b000-\U0001b2ff\U00020000-\U0003ffff]+"
 )
 _BETWEEN = "\u200b"  # zero-width space: FTS5 ends a word there
-_QUERY = re.compile(r'"([^"]*)"?|([^\s"]+)')
+_QUERY = r'"([^"]*)"?|([^\s"]+)'
 
 
 # In the class below, "list" is its method.
@@ -771,7 +771,7 @@ def _plain(text: str) -> str:
 
 def _split(text: str) -> str:
     """Text with each character of an unspaced script as a word of its own."""
-    return _UNSPACED.sub(lambda run: _BETWEEN + _BETWEEN.join(run[0]) + _BETWEEN, text)
+    return re.sub(_UNSPACED, lambda run: _BETWEEN + _BETWEEN.join(run[0]) + _BETWEEN, text)
 
 
 def _indexed(text: str) -> str:
@@ -792,7 +792,7 @@ def _query(text: str) -> str:
         )
     parts = {
         f'"{_split(phrase)}"' if phrase else f'"{_split(word)}"' + "*" * (len(word) > 1): None
-        for phrase, word in _QUERY.findall(text)
+        for phrase, word in re.findall(_QUERY, text)
         if phrase or word
     }
     if len(parts) > _MOST_WORDS:

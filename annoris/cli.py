@@ -1,29 +1,55 @@
 """The command line: which commands there are, and what every outcome means for the caller."""
 
-from __future__ import annotations
-
 import errno
+import gc
 import os
 import signal
 import sys
 from importlib import import_module
 from typing import Annotated, Any
 
-import typer
-from typer.core import TyperGroup
-from typer.main import get_command
+gc.set_threshold(50_000)  # what imports make is no garbage: looking for some is 5 % of a start
 
-from annoris import __version__, commands
-from annoris.errors import AnnorisError, StorageError, UsageError
+import typer  # noqa: E402
+from typer.core import TyperGroup  # noqa: E402
+from typer.main import get_command  # noqa: E402
 
-# The order of the manual. A module is imported when its command, or the whole list, is asked for.
-_COMMANDS = (
-    "save", "load", "list", "search", "history", "diff", "delete",
-    "sync", "verify", "log", "outbox", "projects", "dump", "restore",
-    "status", "doctor", "alerts", "key", "schedule", "init",
-    "install", "uninstall", "import", "mcp", "hook",
-    "serve", "token", "webhook", "sandbox",
-)  # fmt: skip
+from annoris import __version__, commands  # noqa: E402
+from annoris.errors import AnnorisError, StorageError, UsageError  # noqa: E402
+
+# The manual: the first sentence of each command's own help, in order. Its module is imported when
+# it is run, or when its help is asked for.
+_COMMANDS = {
+    "save": "Save documents on master.",
+    "load": "Bring a session back.",
+    "list": "List sessions, newest first.",
+    "search": "Find sessions by their text.",
+    "history": "Show the revisions of a session.",
+    "diff": "Show what changed between revisions.",
+    "delete": "Remove a session from master.",
+    "sync": "Deliver what waits and follow master.",
+    "verify": "Check that every tier holds what master holds.",
+    "log": "Show past runs.",
+    "outbox": "Show what is only on this machine.",
+    "projects": "List projects, show one, change what is kept of it.",
+    "dump": "Dump the hot cache to a branch beside master.",
+    "restore": "Bring the hot cache back from a dump.",
+    "status": "Show where one stands.",
+    "doctor": "Find what is misconfigured.",
+    "alerts": "Show where alerts go, what waits, and what was told.",
+    "key": "Show or change the encryption keys.",
+    "schedule": "Run sync, verify and dump regularly.",
+    "init": "Set up this machine or its remote.",
+    "install": "Set up an assistant's client.",
+    "uninstall": "Take out what install put into a client.",
+    "import": "Make a session of each conversation that another tool keeps.",
+    "mcp": "Serve assistants by MCP on stdin and stdout, until stdin ends.",
+    "hook": "Answer an assistant's hook; its client runs this.",
+    "serve": "Answer HTTP requests.",
+    "token": "Make, list or revoke tokens of the server.",
+    "webhook": "Have GitHub tell the server of each push.",
+    "sandbox": "Try a whole Annoris on this machine.",
+}
 _FUNCTIONS = {"list": "list_", "import": "import_"}
 _MODULES = {"import": "import_"}  # a word of Python's own names no module
 
@@ -51,6 +77,10 @@ class _Lazy(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(_COMMANDS)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in _COMMANDS:

@@ -7,7 +7,6 @@ Data goes to stdout and everything else to stderr. ``--json`` prints one object 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import sys
@@ -513,6 +512,8 @@ class Output:
     # --- ways to print -----------------------------------------------------------------------
 
     def emit(self, **data: Any) -> None:
+        import json  # noqa: PLC0415
+
         plain = sys.stdout.encoding.lower() != "utf-8"  # another one would lose characters
         json.dump({"schema_version": SCHEMA_VERSION, **data}, sys.stdout, ensure_ascii=plain)
         sys.stdout.write("\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 import uuid
@@ -10,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
-from annoris import plan
 from annoris.catalog import Catalog, Row
 from annoris.errors import DocumentRefused, MasterShrunk, RemoteRefused, StorageError
 from annoris.layout import id_in
@@ -140,6 +138,8 @@ class Follower:
         return ""
 
     def _guard(self, before: str, found: str) -> None:
+        from annoris import plan  # noqa: PLC0415
+
         changes = self.master.diff(before, found) if found else []
         if found and all(change.oid for change in changes):
             return
@@ -168,6 +168,8 @@ class Follower:
 
         Nothing happens when another process brings it elsewhere meanwhile.
         """
+        from annoris import plan  # noqa: PLC0415
+
         layout = self.master.layout
 
         identity, known = self.master.identity, "" if fresh else shown
@@ -279,6 +281,8 @@ def project_file(path: str, data: bytes) -> ProjectFile | None:
 
 def id_of(path: str) -> str:
     """The UUIDv5 of a path, whose name need not be UTF-8: the id of a file that says none."""
+    import hashlib  # noqa: PLC0415
+
     name = uuid.NAMESPACE_URL.bytes + f"annoris:{path}".encode(errors="surrogateescape")
     digest = hashlib.sha1(name, usedforsecurity=False).digest()
     return str(uuid.UUID(bytes=digest[:16], version=5))

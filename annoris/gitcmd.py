@@ -35,7 +35,7 @@ _running: set[subprocess.Popen[bytes]] = set()
 
 # What a user may say about how git reaches the network; every other GIT_ variable is dropped,
 # or git would write into the repository whose hook we were started from.
-_KEEP = re.compile(
+_KEEP = (
     r"GIT_(SSH|SSH_COMMAND|SSH_VARIANT|SSL_\w+|PROXY_\w+|HTTP_\w+|EXEC_PATH"
     r"|CONFIG_GLOBAL|CONFIG_SYSTEM|CONFIG_NOSYSTEM|ALLOW_PROTOCOL|CEILING_DIRECTORIES)"
 )
@@ -87,7 +87,7 @@ class Result:
 def scrub_environment() -> None:
     """Forget the repository whose hook or shell we were started from, for every child."""
     for name in [name for name in os.environ if name.startswith("GIT_")]:
-        if not _KEEP.fullmatch(name) and name != "GIT_PYTHON_REFRESH":
+        if not re.fullmatch(_KEEP, name) and name != "GIT_PYTHON_REFRESH":
             del os.environ[name]
 
 
@@ -208,45 +208,44 @@ def ask(folder: str, question: list[str], deadline: Deadline) -> Result:
     return run(["git", "-C", folder, *question], deadline, base=_GUEST)
 
 
-_RACE = re.compile(
+# As texts: a start compiles none of them.
+_RACE = (
     r"fetch first|non-fast-forward|stale info|cannot lock ref|failed to (?:lock|update ref)"
     r"|incorrect old value|reference already exists|remote ref updated since"
 )
-_WHOLE = re.compile(
+_WHOLE = (
     r"GH006|protected branch|GH00[27]|currently checked out|deny updating|read.?only"
     # What a ruleset (GH013) says when no document is to blame.
     r"|made through a pull request|protected ref|must have verified signatures|status checks?\b"
 )
-_CONTENT = re.compile(r"GH001|GH009|exceeds GitHub's file size|cannot contain secrets")
-_HOOK = re.compile(r"GH0\d\d|hook declined|prohibited|rule violations")
-_AUTH = re.compile(
-    r"authentication failed|could not read (?:username|password)|permission denied \("
+_CONTENT = r"GH001|GH009|exceeds GitHub's file size|cannot contain secrets"
+_HOOK = r"GH0\d\d|hook declined|prohibited|rule violations"
+_AUTH = (
+    r"(?i)authentication failed|could not read (?:username|password)|permission denied \("
     r"|error: 40[13]|host key verification failed|invalid username|access denied"
-    r"|permission to \S+ denied|\bSAML SSO\b",
-    re.IGNORECASE,
+    r"|permission to \S+ denied|\bSAML SSO\b"
 )
-_MISSING = re.compile(
-    r"repository '?.*'? ?not found|does not appear to be a git repository|error: 404"
-    r"|does not exist|not a git repository",
-    re.IGNORECASE,
+_MISSING = (
+    r"(?i)repository '?.*'? ?not found|does not appear to be a git repository|error: 404"
+    r"|does not exist|not a git repository"
 )
-_NO_BRANCH = re.compile("couldn't find remote ref")
-_FULL = re.compile(r"^(?!remote:).*No space left on device", re.MULTILINE)
-_NAMED = re.compile(r"^\s*(?:path: |File )(\S.*?)(?::\d+$| is [\d.]+ MB|$)", re.MULTILINE)
-_PADDING = re.compile(r"[ \t]+$|\x1b\[K", re.MULTILINE)  # git's, after what a server says
+_NO_BRANCH = "couldn't find remote ref"
+_FULL = r"(?m)^(?!remote:).*No space left on device"
+_NAMED = r"(?m)^\s*(?:path: |File )(\S.*?)(?::\d+$| is [\d.]+ MB|$)"
+_PADDING = r"(?m)[ \t]+$|\x1b\[K"  # git's, after what a server says
 
 
 def refusal(result: Result, remote: str, branch: str) -> AnnorisError:
     """The error that a failed push or fetch means. The order of the tests is from sure to vague."""
-    words = _PADDING.sub("", f"{text(result.output)}\n{result.text}")
+    words = re.sub(_PADDING, "", f"{text(result.output)}\n{result.text}")
     told = words.replace(remote, "")  # a repository may be called read-only
     said = last_line(re.sub(r"^remote:\s*", "", result.text, flags=re.MULTILINE))
-    tests: tuple[tuple[re.Pattern[str], Callable[[], AnnorisError]], ...] = (
+    tests: tuple[tuple[str, Callable[[], AnnorisError]], ...] = (
         (_NO_BRANCH, lambda: NotFound(f"{remote} has no branch {branch}")),
         (_FULL, lambda: StorageError("the disk is full", hint="free some space; annoris sync")),
         (_CONTENT, lambda: PolicyRefused(
             f"{remote} refuses the document: {_why(words)}", about="content",
-            paths=tuple(_NAMED.findall(_bare(words))))),
+            paths=tuple(re.findall(_NAMED, _bare(words))))),
         (_WHOLE, lambda: PolicyRefused(
             f"{remote} refuses every push to {branch}: {_why(words)}", about="branch",
             hint="allow this user to push there; annoris sync then delivers what waits")),
@@ -259,7 +258,7 @@ def refusal(result: Result, remote: str, branch: str) -> AnnorisError:
             hint="check the address: annoris init --remote URL")),
     )  # fmt: skip
     for pattern, made in tests:
-        if pattern.search(told):
+        if re.search(pattern, told):
             return made()
     return RemoteUnreachable(
         f"{remote} can't be reached: {said}", hint="annoris sync delivers what waits"

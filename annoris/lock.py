@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +31,8 @@ def hold(path: str, deadline: Deadline, busy: str) -> Iterator[None]:
             except OSError:
                 if deadline.over:
                     raise Locked(busy, hint="wait for it to end, then try again") from None
+                import random  # noqa: PLC0415
+
                 time.sleep(deadline.left(random.uniform(0.005, 0.025)))  # noqa: S311 - jitter
         yield
     finally:

@@ -12,14 +12,10 @@ directly, because importing GitPython alone (0.1 s) would cost more than the who
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import os
 import re
-import secrets
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -27,12 +23,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from annoris import gitcmd, lock
+from annoris import gitcmd
 from annoris.dataclass import dataclass
 from annoris.errors import KeyProblem, NotFound, StorageError
 from annoris.layout import FORMAT, Layout, Plain, Scope, is_sealed, scope_in
 from annoris.model import Change, Deadline, Entry, Revision
-from annoris.retry import patiently
 from annoris.settings import MasterSettings
 
 _LOCAL_SECONDS = 120.0
@@ -43,10 +38,8 @@ _NEXT = "refs/annoris/next"
 _GONE = "refs/annoris/gone"
 _TRAILER = "Annoris-Save"
 # One commit of ``log``: no name can hold a NUL, so none can pass for a header.
-_REVISION = re.compile(
-    rb"\x01([0-9a-f]{40,64})\0(\d+)\0([^\0]*)\0([^\0]*)\0\0\n:\S+ \S+ \S+ ([0-9a-f]+) \w\0"
-)
-_COMMIT = re.compile("[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_REVISION = rb"\x01([0-9a-f]{40,64})\0(\d+)\0([^\0]*)\0([^\0]*)\0\0\n:\S+ \S+ \S+ ([0-9a-f]+) \w\0"
+_COMMIT = "[0-9a-f]{40}(?:[0-9a-f]{24})?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +103,7 @@ class Master:
         import git  # noqa: PLC0415
 
         try:
-            place = self.folder if mending else f"{self.folder}.{secrets.token_hex(4)}"
+            place = self.folder if mending else f"{self.folder}.{os.urandom(4).hex()}"
             os.makedirs(place, mode=0o700, exist_ok=True)
             branch = self.branch
             repo = git.Repo.init(place, bare=True, initial_branch=branch, env=gitcmd.hidden())
@@ -156,6 +149,8 @@ class Master:
 
     def lock(self, deadline: Deadline) -> contextlib.AbstractContextManager[None]:
         """One writer of this clone at a time, across processes. Raises Locked at the deadline."""
+        from annoris import lock  # noqa: PLC0415
+
         return lock.hold(
             f"{self.folder}.lock", deadline, "another annoris is writing on this machine"
         )
@@ -260,6 +255,8 @@ class Master:
         left = dict.fromkeys(oids)
         if not left:
             return
+        import tempfile  # noqa: PLC0415
+
         with tempfile.TemporaryFile() as questions:
             questions.write("".join(f"{oid}\n" for oid in left).encode())
             questions.seek(0)
@@ -295,7 +292,7 @@ class Master:
             f":(literal){path}",
         )
         found = []
-        for commit, when, author, subject, blob in _REVISION.findall(output):
+        for commit, when, author, subject, blob in re.findall(_REVISION, output):
             found.append(
                 Revision(
                     oid="" if set(blob) == {ord("0")} else blob.decode(),
@@ -577,7 +574,7 @@ class Master:
 
     def fresh(self, deadline: Deadline) -> Master:
         """Another clone of the same remote, beside this one."""
-        made = Master(f"{self.folder}.{secrets.token_hex(4)}", self._settings, self.layout)
+        made = Master(f"{self.folder}.{os.urandom(4).hex()}", self._settings, self.layout)
         made.create()
         made.accept(made.fetch(deadline))
         made.claim()
@@ -703,7 +700,7 @@ class Master:
         loose, packed = os.path.join(self.folder, name), os.path.join(self.folder, "packed-refs")
         with contextlib.suppress(OSError), open(loose, encoding="ascii", errors="replace") as file:
             commit = file.read().strip()
-            if not _COMMIT.fullmatch(commit):
+            if not re.fullmatch(_COMMIT, commit):
                 raise StorageError(f"the clone's ref {loose} is damaged", hint=self.mend)
             return commit
         with contextlib.suppress(OSError), open(packed, encoding="utf-8") as file:
@@ -731,6 +728,8 @@ class Master:
 
         A push whose acknowledgement was lost finds itself there at the next try.
         """
+        from annoris.retry import patiently  # noqa: PLC0415
+
         return patiently(lambda: self._asked(*arguments, deadline=deadline), deadline, pause=_PAUSE)
 
     def _asked(self, *arguments: str, deadline: Deadline) -> bytes:
@@ -786,6 +785,8 @@ class Master:
         """What only the network needs: credentials and how ssh behaves."""
         extra = {}
         if self.remote.startswith(("http://", "https://")) and self._settings.token:
+            import base64  # noqa: PLC0415
+
             login = base64.b64encode(f"x-access-token:{self._settings.token}".encode()).decode()
             extra[f"http.{self.remote}.extraHeader"] = f"Authorization: Basic {login}"
         if not self.local_remote and not self.remote.startswith("http"):
@@ -873,6 +874,8 @@ def _seconds(iso: str) -> int:
 
 def oid_of(data: bytes) -> str:
     """The git blob id of bytes."""
+    import hashlib  # noqa: PLC0415
+
     return hashlib.sha1(b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
 
 

@@ -10,9 +10,7 @@ Without notes a save is careful, not wrong: it makes a conflict copy.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import secrets
 
 
 class Notes:
@@ -23,7 +21,7 @@ class Notes:
         """Note that what carries ``written`` is ``true``. A disk that refuses is no error."""
         if not key or self.find(key) == (written, true):
             return
-        temporary = os.path.join(self._folder, f".{secrets.token_hex(6)}")
+        temporary = os.path.join(self._folder, f".{os.urandom(6).hex()}")
         with contextlib.suppress(OSError):
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
             with open(temporary, "w", encoding="ascii") as file:
@@ -49,4 +47,6 @@ class Notes:
 
 def file_key(file: str) -> str:
     """The key of a file by its absolute path; none for what was piped in."""
+    import hashlib  # noqa: PLC0415
+
     return hashlib.sha256(os.fsencode(file)).hexdigest() if file else ""

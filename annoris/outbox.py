@@ -18,10 +18,7 @@ drafts another one pushed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-import secrets
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
@@ -58,7 +55,7 @@ class Outbox:
         """
         waiting = self.batches()
         number = int(waiting[-1].split("-")[0]) + 1 if waiting else 1
-        batch = f"{number:012d}-{secrets.token_hex(8)}"
+        batch = f"{number:012d}-{os.urandom(8).hex()}"
         kept = [
             replace(draft, batch=batch, key=f"{batch}.{index}")
             for index, draft in enumerate(drafts)
@@ -164,14 +161,18 @@ class Outbox:
 
     def answer(self, key: str, receipt: Receipt) -> None:
         """Leave the receipt for the process that made the draft. Before ``remove``, always."""
+        import json  # noqa: PLC0415
+
         os.makedirs(self._done, mode=0o700, exist_ok=True)
-        temporary = os.path.join(self._done, f".tmp-{secrets.token_hex(8)}")
+        temporary = os.path.join(self._done, f".tmp-{os.urandom(8).hex()}")
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump(asdict(receipt), file)
         os.replace(temporary, os.path.join(self._done, f"{key}.json"))
 
     def answered(self, key: str) -> Receipt | None:
         """Take the receipt that another process left, if there is one."""
+        import json  # noqa: PLC0415
+
         path = os.path.join(self._done, f"{key}.json")
         try:
             with open(path, encoding="utf-8") as file:
@@ -200,7 +201,7 @@ class Outbox:
 
     def _write(self, path: str, drafts: list[Draft], reason: str = "") -> None:
         folder = os.path.dirname(path)
-        temporary = os.path.join(folder, f".tmp-{secrets.token_hex(8)}")
+        temporary = os.path.join(folder, f".tmp-{os.urandom(8).hex()}")
         try:
             _make_folder(folder)
             with open(
@@ -262,15 +263,23 @@ def _bytes(path: str) -> bytes:
 
 
 def _record(draft: Draft, reason: str) -> Iterator[bytes]:
+    import json  # noqa: PLC0415
+
     fields = asdict(draft)
     data: bytes = fields.pop("data")
     if reason:
         fields["reason"] = reason
     header = json.dumps(fields).encode()  # ASCII: the path on master need not be UTF-8
-    digest = hashlib.sha256(header + data).hexdigest()
+    digest = _digest(header + data)
     yield f"{digest} {len(header)} {len(data)}\n".encode()
     yield header + b"\n"
     yield data + b"\n"
+
+
+def _digest(data: bytes) -> str:
+    import hashlib  # noqa: PLC0415 - most commands need none
+
+    return hashlib.sha256(data).hexdigest()
 
 
 def _drafts(content: bytes) -> list[Draft]:
@@ -289,6 +298,8 @@ def _draft(header: dict[str, Any], data: bytes) -> Draft:
 
 def _records(content: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Header and data of each draft. Raises ValueError at the first damaged one."""
+    import json  # noqa: PLC0415
+
     if not content.startswith(_MAGIC):
         raise ValueError("not an outbox file")
     position = len(_MAGIC)
@@ -299,7 +310,7 @@ def _records(content: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
         data_end = header_end + 1 + int(data_size)
         header = content[line_end + 1 : header_end]
         data = content[header_end + 1 : data_end]
-        if hashlib.sha256(header + data).hexdigest().encode() != digest:
+        if _digest(header + data).encode() != digest:
             raise ValueError("checksum differs")
         yield json.loads(header), data
         position = data_end + 1

@@ -7,7 +7,6 @@ line that was cut by a crash is skipped.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -24,6 +23,8 @@ class Runs:
 
     def add(self, run: Run) -> None:
         """Note a run. Raises OSError when the disk refuses."""
+        import json  # noqa: PLC0415
+
         os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
         line = json.dumps(asdict(run), ensure_ascii=True) + "\n"
         handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -53,6 +54,8 @@ class Runs:
         return list(islice((run for run in runs if kind in ("", run.kind)), limit))
 
     def _backwards(self) -> Iterator[Run]:
+        import json  # noqa: PLC0415
+
         for line in reversed(self._lines()):
             with contextlib.suppress(ValueError, TypeError):
                 yield Run(**json.loads(line))

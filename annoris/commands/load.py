@@ -1,9 +1,6 @@
 """annoris load"""
 
-from __future__ import annotations
-
 import os
-import secrets
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -90,7 +87,7 @@ def load(
         show.note(f"written to {output}")
 
 
-def _give_back(selector: str, project: str, force: bool, show: Output) -> None:
+def _give_back(selector: str, project: str, force: bool, show: "Output") -> None:
     """Write a transcript where Claude Code goes on from it, and say how."""
     from annoris.assistant.native import for_claude_code, unpacked
 
@@ -103,7 +100,7 @@ def _give_back(selector: str, project: str, force: bool, show: Output) -> None:
 
 def _write(path: str, data: bytes, force: bool) -> None:
     """Write a file whole or not at all; another content stays unless ``force``."""
-    temporary = os.path.join(os.path.dirname(path), f".annoris-{secrets.token_hex(6)}")
+    temporary = os.path.join(os.path.dirname(path), f".annoris-{os.urandom(6).hex()}")
     try:
         if os.path.exists(path) and not force:
             with open(path, "rb") as file:

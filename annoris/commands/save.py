@@ -1,7 +1,5 @@
 """annoris save"""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -91,8 +89,8 @@ def save(
 
 
 def _with_transcript(
-    sources: list[Source], name: str, limits: SaveSettings, redact: bool
-) -> Source:
+    sources: "list[Source]", name: str, limits: "SaveSettings", redact: bool
+) -> "Source":
     from dataclasses import replace
 
     from annoris.assistant.native import MAX_BYTES, packed
@@ -110,7 +108,7 @@ def _workspace() -> str:
     return found.text() if found else ""
 
 
-def _read(name: str, limit: int) -> Source:
+def _read(name: str, limit: int) -> "Source":
     """A file's bytes; one byte more than allowed at the most."""
     from annoris.intake import Source
 
