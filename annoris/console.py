@@ -59,7 +59,7 @@ Nothing is saved on this machine yet. To begin:
   annoris init --remote URL     put all of it on a git repository of yours
 
 All commands: annoris --help"""
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -619,7 +619,7 @@ def _claims(data: bytes) -> tuple[int, int]:
 
 def safe(text: str) -> str:
     """Text that can't drive a terminal: control characters and direction overrides shown."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+    return re.sub(_CONTROL, "\N{REPLACEMENT CHARACTER}", text)
 
 
 def _cell(text: str) -> str:

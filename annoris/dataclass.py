@@ -2,8 +2,9 @@
 
 ``dataclasses.dataclass(frozen=True, slots=True)`` compiles seven functions for each class, about
 a millisecond, in every process; a load imports dozens of classes and makes instances of few. Here
-six of the seven are shared, and ``__init__`` is compiled with the first instance. ``replace``,
-``asdict`` and ``fields`` of ``dataclasses`` work on them. No inheritance, no keyword-only fields.
+six of the seven are shared, and ``__init__`` is compiled for classes with more than a few
+instances. ``replace``, ``asdict`` and ``fields`` of ``dataclasses`` work on them. No inheritance,
+no keyword-only fields.
 
 To a type checker these are the standard ones.
 """
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["dataclass", "field"]
 
+_FEW = 3  # instances that cost as much as to compile
+
 
 class _Plain:  # noqa: PLW1641 - it can change, so it has no hash
     """What all of them share."""
@@ -28,10 +31,15 @@ class _Plain:  # noqa: PLW1641 - it can change, so it has no hash
     __dataclass_fields__: dict[str, Field[Any]]
     _compared: attrgetter[Any]  # the fields that make two of them equal
 
+    _made = 0
+
     def __init__(self, *values: object, **named: object) -> None:
         cls = type(self)
-        cls.__init__ = _compiled(cls)  # type: ignore[method-assign]
-        cls.__init__(self, *values, **named)
+        cls._made += 1
+        given = {**dict(zip(cls.__dataclass_fields__, values, strict=False)), **named}
+        if cls._made > _FEW or not _filled(self, given, len(values) + len(named)):
+            cls.__init__ = _compiled(cls)  # type: ignore[method-assign]
+            cls.__init__(self, *values, **named)  # which says what is wrong, if anything is
 
     def __repr__(self) -> str:
         told = (item.name for item in self.__dataclass_fields__.values() if item.repr)
@@ -78,6 +86,23 @@ def _made(cls: type, base: type) -> type:
     space["__dataclass_fields__"] = known
     space["_compared"] = attrgetter(*(item.name for item in known.values() if item.compare))
     return type(cls.__name__, (base,), space)
+
+
+def _filled(self: _Plain, given: dict[str, object], count: int) -> bool:
+    """Set every field; False for arguments that do not fit, or when some are missing."""
+    fields = self.__dataclass_fields__
+    if len(given) != count or not given.keys() <= fields.keys():
+        return False
+    for name, item in fields.items():
+        value = given.get(name, item.default)
+        if value is MISSING and item.default_factory is not MISSING:
+            value = item.default_factory()
+        if value is MISSING:
+            return False
+        object.__setattr__(self, name, value)
+    if hasattr(self, "__post_init__"):
+        self.__post_init__()
+    return True
 
 
 def _compiled(cls: type[_Plain]) -> Any:

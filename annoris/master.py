@@ -16,6 +16,7 @@ import contextlib
 import os
 import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -874,9 +875,15 @@ def _seconds(iso: str) -> int:
 
 def oid_of(data: bytes) -> str:
     """The git blob id of bytes."""
+    blob = b"blob %d\0%b" % (len(data), data)
+    if "hashlib" not in sys.modules:  # it loads OpenSSL, a twentieth of a load's time
+        with contextlib.suppress(ImportError):
+            from _sha1 import sha1  # type: ignore[import-not-found]  # noqa: PLC0415
+
+            return str(sha1(blob).hexdigest())
     import hashlib  # noqa: PLC0415
 
-    return hashlib.sha1(b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
+    return hashlib.sha1(blob, usedforsecurity=False).hexdigest()
 
 
 def now() -> str:
