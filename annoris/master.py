@@ -190,6 +190,8 @@ class Master:
 
         A rename is a removal and an addition.
         """
+        if old == new:
+            return []
         wanted = wanted or self.included
         output = self._local("diff-tree", "-r", "-z", "--no-renames", "--raw", old, new)
         parts = output.split(b"\0")

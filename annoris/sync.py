@@ -212,11 +212,12 @@ class _Steps:
 
 def _run(archive: Archive, step: _Steps, deadline: Deadline, force: bool, full: bool) -> Report:
     archive.master.create()
-    shown, before = _shown(archive), archive.master.tip()
+    before = archive.master.tip()
+    shown = _shown(archive) if full or not _stands(archive, before) else None
     with step("master"):
         receipts = _deliver(archive, deadline, force)
     with step("catalog"):
-        catalog = _catalog(archive, shown, full)
+        catalog = _catalog(archive, before, shown, full)
     done = [replace(catalog, milliseconds=step.taken["catalog"])]
     caches = mirror(archive, deadline)
     if archive.settings.hot.url:
@@ -299,15 +300,30 @@ def _shown(archive: Archive) -> dict[str, str]:
         return {}
 
 
-def _catalog(archive: Archive, shown: dict[str, str], full: bool) -> Projected:
-    """The catalog shows the tip; ``full`` does not believe it but looks."""
+def _stands(archive: Archive, tip: str) -> bool:
+    """Whether the catalog says that it shows this tip: what changes is then told by two commits."""
+    try:
+        told = archive.catalog.commit, archive.catalog.master
+    except StorageError:
+        return False
+    return bool(tip) and not archive.master.layout.sealed and told == (tip, archive.master.identity)
+
+
+def _catalog(archive: Archive, before: str, shown: dict[str, str] | None, full: bool) -> Projected:
+    """The catalog shows the tip; ``full`` does not believe it but looks.
+
+    ``shown``: what it showed at first, or None when that is what master held ``before``.
+    """
     healed = 0
     try:
         archive.follower.refresh()
     except StorageError:  # it was damaged, and is empty now
         archive.catalog.reopen()
         archive.follower.refresh()
-    tree = archive.master.tree(archive.master.tip())
+    tip = archive.master.tip()
+    if shown is None:
+        return _would(archive.master.diff(before, tip), "catalog")
+    tree = archive.master.tree(tip)
     for path in unopened(archive, tree):
         del tree[path]
     if full and (wrong := plan.changes(archive.catalog.entries(), tree)):
