@@ -79,8 +79,17 @@ wheel-test: dist  ## Try the built wheel in an empty environment
 	cp -R tests examples config.example.toml pyproject.toml build/tests/
 	cd build/tests && ../wheel/bin/pytest -q -n 2 $(WHEEL_TESTS)
 
-bench: $(INSTALLED)  ## Time each verb against its floor
-	$(BIN)/python benchmarks/bench.py
+bench: $(INSTALLED)  ## Time each verb against its floor; writes docs/performance.md
+	$(BIN)/python benchmarks/bench.py --write docs/performance.md
+
+bench-scale: $(INSTALLED)  ## The same with 100,000 sessions too
+	$(BIN)/python benchmarks/bench.py --sizes 100,1000,10000,100000 --write docs/performance.md
+
+# Needs the network. What must be installed to save and load, without any extra.
+install-size:  ## Check that an installation stays below 60 MB
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-compile --target "$$folder" . && \
+	size=$$(du -sm --apparent-size "$$folder" | cut -f1) && echo "installed: $$size MB" && test "$$size" -le 60
 
 load: $(INSTALLED)  ## A server under load, with all tiers and without each
 	PYTHONPATH=. $(BIN)/python benchmarks/load.py
@@ -89,4 +98,4 @@ clean:  ## Remove what these targets made
 	rm -rf .venv dist build site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .PHONY: help install demo test test-postgres lint type audit format coverage browser docs pictures dist \
-	wheel-test bench load clean
+	wheel-test bench bench-scale install-size load clean

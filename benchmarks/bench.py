@@ -1,92 +1,253 @@
-"""Whole-process times of the verbs, as ratios to a floor measured in the same run.
+"""Times of the verbs, as ratios to floors measured in the same run.
 
-Each verb runs interleaved with its floor, so that a machine whose speed drifts does so for both;
-medians are printed. Nothing here passes or fails: figures are for people.
+A floor is the least that the work needs: Python with typer, plus git's own commands, plus one
+query. Each verb runs in turn with its floor, so that a machine whose speed drifts does so for both.
+Nothing here passes or fails: figures are for people.
 
-    python benchmarks/bench.py [--sizes 100,1000] [--runs 7] [--json]
+    python benchmarks/bench.py [--sizes 100,1000] [--verbs list,load] [--runs 9] [--json]
+                               [--write docs/performance.md]
+
+On a busy machine trust the ratio of processor time (of the processes, not of servers), on a quiet
+one that of the medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
+import contextlib
 import json
 import os
-import random
+import platform
+import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
-WORDS = (
-    "retry", "queue", "index", "webhook", "ledger", "migration", "decision", "branch", "deploy",
-    "session", "таблица", "решение", "очередь", "возврат", "📌", "refactor", "cache", "tier",
-)  # fmt: skip
-FLOOR = [sys.executable, "-c", "import typer, sqlite3"]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import corpus, report
+from benchmarks.floors import BULK, CHECK, HOT, SEARCH
+from tests.support.servers import Postgres
 
-def documents(count: int, seed: int = 7) -> Iterator[str]:
-    """Markdown notes of 4 KB in the median, with a long tail; the same for the same seed."""
-    chance = random.Random(seed)  # noqa: S311 - not a secret
-    for number in range(count):
-        size = int(chance.lognormvariate(8.3, 0.6))
-        lines = [f"# Note {number}", "", f"**Status:** {chance.choice(WORDS)}", ""]
-        while sum(map(len, lines)) < size:
-            lines.append(" ".join(chance.choices(WORDS, k=12)))
-            if chance.random() < 0.1:
-                lines += ["", f"## {chance.choice(WORDS)}", "", "```python", "x = 1", "```", ""]
-        yield "\n".join(lines) + "\n"
+PYTHON = sys.executable
+ANNORIS = str(Path(PYTHON).with_name("annoris"))
 
 
-def seconds(command: list[str], env: dict[str, str]) -> float:
-    started = time.perf_counter()
-    subprocess.run(command, env=env, stdout=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - started
+class Step(NamedTuple):
+    """A process to run to its end, and what it reads."""
+
+    command: list[str]
+    stdin: bytes = b""
 
 
-def pairs(command: list[str], env: dict[str, str], runs: int) -> tuple[float, float]:
-    """Medians of the command and of the floor, run in turn after one warm-up."""
-    seconds(command, env)
-    taken = [(seconds(command, env), seconds(FLOOR, env)) for _ in range(runs)]
-    return statistics.median(a for a, _ in taken), statistics.median(b for _, b in taken)
+class Took(NamedTuple):
+    seconds: float
+    cpu: float
+    kilobytes: int
 
 
-def measure(size: int, runs: int, folder: Path) -> Iterator[dict[str, object]]:
-    annoris = [str(Path(sys.executable).with_name("annoris"))]
-    env = {**os.environ, "ANNORIS_DATA_DIR": str(folder / "data"), "HOME": str(folder)}
-    notes = folder / "notes"
-    notes.mkdir()
-    for number, text in enumerate(documents(size)):
-        (notes / f"{number:06d}.md").write_text(text, encoding="utf-8")
-    batch = seconds([*annoris, "save", "--quiet", *map(str, sorted(notes.iterdir()))], env)
-    yield {"verb": f"save of {size} at once", "n": size, "median": batch, "floor": 0.0}
-    one = folder / "one.md"
-    for verb in (["--help"], ["list"], ["load"], ["search", "webhook"], ["save", str(one)]):
-        one.write_text("# One\n\nthe same text, saved again\n", encoding="utf-8")
-        median, floor = pairs([*annoris, *verb], env, runs)
-        yield {"verb": verb[0], "n": size, "median": median, "floor": floor}
+class Verb(NamedTuple):
+    """A verb and its floor. ``before`` puts everything where both start from."""
+
+    name: str
+    target: float
+    steps: Callable[[], list[Step]]
+    floor: Callable[[], list[Step]]
+    tiers: str = "clone"
+    before: Callable[[], object] = lambda: None
+    slow: bool = False  # proportional to N: fewer runs
+
+
+class Bench:
+    """One machine of so many sessions, its remote, and bare git beside it for the floors."""
+
+    def __init__(self, folder: Path, size: int, hot_url: str) -> None:
+        self.folder, self.size, self.hot_url, self.count = folder, size, hot_url, 0
+        self.filled = -1
+        folder.mkdir()
+        self.remote, self.plain = folder / "remote.git", folder / "plain.git"
+        self.clone = folder / "floor.git"
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("ANNORIS_", "PYTHON"))}
+        self.env = {
+            **kept, "HOME": str(folder), "GIT_CONFIG_NOSYSTEM": "1",
+            "ANNORIS_DATA_DIR": str(folder / "data"), "ANNORIS_MASTER_REMOTE": str(self.remote),
+        }  # fmt: skip
+        self.git("init", "--quiet", "--bare", "--initial-branch=main", str(self.remote))
+        self.run([Step([ANNORIS, "save", "--quiet", "-"], b"# First\n\ntext\n")])
+        corpus.fill(self.remote, size)
+        self.run([Step([ANNORIS, "sync", "--quiet", "--force"])])
+        shutil.copytree(self.remote, self.plain)
+        self.git("clone", "--quiet", "--bare", str(self.plain), str(self.clone))
+        self.newest = json.loads(self.output(ANNORIS, "list", "--json", "-n", "1"))["sessions"][0]
+
+    def git(self, *arguments: str) -> None:
+        self.run([Step(["git", *arguments])])
+
+    def output(self, *command: str) -> str:
+        out = self.folder / "out"
+        with out.open("wb") as file:
+            self.run([Step(list(command))], out=file.fileno())
+        return out.read_text()
+
+    def run(self, steps: list[Step], hot: bool = False, out: int | None = None) -> Took:
+        """Run steps one after the other; their time, and the most memory that one took."""
+        env = {**self.env, **({"ANNORIS_HOT_URL": self.hot_url} if hot else {})}
+        started, cpu, most = time.perf_counter(), 0.0, 0
+        said = self.folder / "stderr"
+        for step in steps:
+            with tempfile.TemporaryFile() as stdin:
+                stdin.write(step.stdin)
+                stdin.seek(0)
+                program = shutil.which(step.command[0]) or step.command[0]
+                actions: list[Any] = [(os.POSIX_SPAWN_DUP2, stdin.fileno(), 0)]
+                with open(os.devnull, "wb") as nothing, said.open("wb") as errors:
+                    actions.append((os.POSIX_SPAWN_DUP2, errors.fileno(), 2))
+                    actions.append((os.POSIX_SPAWN_DUP2, out or nothing.fileno(), 1))
+                    pid = os.posix_spawn(program, step.command, env, file_actions=actions)
+                _, status, usage = os.wait4(pid, 0)
+            if status:
+                raise SystemExit(f"{step.command[:3]} ended with {status}: {said.read_text()}")
+            cpu += usage.ru_utime + usage.ru_stime
+            most = max(most, usage.ru_maxrss)
+        return Took(time.perf_counter() - started, cpu, most)
+
+    # --- verbs -------------------------------------------------------------------------------
+
+    def verbs(self) -> list[Verb]:
+        typer = Step([PYTHON, "-c", "import typer"])
+        typer_sqlite = Step([PYTHON, "-c", "import typer, sqlite3"])
+        fetch = Step(["git", "-C", str(self.clone), "fetch", "--quiet", "origin"])
+        catalog = str(self.folder / "data" / "catalog.sqlite")
+        newest = self.newest["id"]
+        return [
+            Verb("help", 1.3, lambda: [self.annoris("--help")], lambda: [typer]),
+            Verb("list", 1.3, lambda: [self.annoris("list")], lambda: [typer_sqlite]),
+            Verb("load", 1.3, lambda: [self.annoris("load")], lambda: [typer_sqlite]),
+            Verb(
+                "search", 1.4, lambda: [self.annoris("search", "webhook")],
+                lambda: [Step([PYTHON, "-c", SEARCH, catalog])],
+            ),
+            Verb("save", 1.5, self.save, lambda: [typer, *self.plumbing(1)]),
+            Verb("save of 1,000", 1.6, self.save_many, lambda: self.plumbing(1000), slow=True),
+            Verb("sync, nothing new", 1.5, lambda: [self.annoris("sync")], lambda: [typer, fetch]),
+            Verb(
+                "sync --full into an empty hot cache", 1.5,
+                lambda: [self.annoris("sync", "--full")],
+                lambda: [Step([PYTHON, "-c", BULK, str(self.clone), self.hot_url])],
+                "hot, clone", self.empty, slow=True,
+            ),
+            Verb(
+                "load from the hot cache", 1.25, lambda: [self.annoris("load", newest)],
+                lambda: [Step([PYTHON, "-c", HOT, self.hot_url, newest])],
+                "hot", self.full,
+            ),
+            Verb(
+                "verify", 1.5, lambda: [self.annoris("verify")],
+                lambda: [Step([PYTHON, "-c", CHECK, str(self.clone), self.hot_url])],
+                "hot, clone", self.full, slow=True,
+            ),
+        ]  # fmt: skip
+
+    def annoris(self, *arguments: str) -> Step:
+        return Step([ANNORIS, *arguments])
+
+    def save(self) -> list[Step]:
+        self.count += 1
+        (self.folder / "one.md").write_text(f"# One\n\nversion {self.count}\n")
+        return [self.annoris("save", "--name", "one", str(self.folder / "one.md"))]
+
+    def save_many(self) -> list[Step]:
+        self.count += 1
+        notes = self.folder / f"notes-{self.count}"
+        notes.mkdir()
+        for number, text in enumerate(corpus.documents(1000, seed=self.count)):
+            (notes / f"{number:04}.md").write_text(text)
+        return [self.annoris("save", "--quiet", *map(str, sorted(notes.iterdir())))]
+
+    def plumbing(self, count: int) -> list[Step]:
+        """What git needs to bring so many new files to a remote."""
+        self.count += 1
+        texts = enumerate(corpus.documents(count, seed=self.count))
+        named = ((f"sessions/bench/{self.count}-{n}.md", text.encode()) for n, text in texts)
+        git = ["git", "-C", str(self.clone)]
+        return [
+            Step([*git, "fast-import", "--quiet", "--force"], corpus.commit(named, parent=True)),
+            Step([*git, "push", "--quiet", "origin", "main:main"]),
+        ]
+
+    def empty(self) -> None:
+        """An empty database, for Annoris and for the floor."""
+        import psycopg  # noqa: PLC0415
+
+        with psycopg.connect(self.hot_url, autocommit=True) as db:
+            db.execute("DROP SCHEMA IF EXISTS annoris CASCADE; DROP TABLE IF EXISTS floor")
+
+    def full(self) -> None:
+        """All of master in the hot cache and in the floor's table, once."""
+        if self.filled != self.count:
+            self.run([self.annoris("sync", "--full")], hot=True)
+            self.run([Step([PYTHON, "-c", BULK, str(self.clone), self.hot_url])])
+            self.filled = self.count
+
+    def measured(self, verb: Verb, runs: int) -> dict[str, object]:
+        """One row: medians and minima of both, run in turn after a warm-up."""
+        pairs, hot = [], verb.tiers.startswith("hot")
+        for number in range((min(runs, 3) if verb.slow else runs) + 1):
+            verb.before()
+            verb_took = self.run(verb.steps(), hot)
+            pair = verb_took, self.run(verb.floor(), hot)
+            pairs += [pair] if number else []
+        ours, floors = ([took.seconds for took in side] for side in zip(*pairs, strict=True))
+        cpu, least = (min(took.cpu for took in side) for side in zip(*pairs, strict=True))
+        return {
+            "verb": verb.name, "n": self.size, "tiers": verb.tiers, "target": verb.target,
+            "median": statistics.median(ours), "floor": statistics.median(floors),
+            "ratio": statistics.median(ours) / statistics.median(floors),
+            "cpu": cpu / least,
+            "memory": max(took.kilobytes for took, _ in pairs) // 1024,
+        }  # fmt: skip
+
+
+def rows(sizes: list[int], names: list[str], runs: int) -> Iterator[dict[str, object]]:
+    compileall.compile_dir(Path(__file__).resolve().parent.parent / "annoris", quiet=1)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),  # in no repository: that one would name the project
+        Postgres(Path(folder) / "postgres") as server,
+    ):
+        for size in sizes:
+            bench = Bench(Path(folder) / str(size), size, server.create_database(f"n{size}"))
+            for verb in bench.verbs():
+                if not names or verb.name.split(",")[0] in names:
+                    yield bench.measured(verb, runs)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", default="100,1000")
-    parser.add_argument("--runs", type=int, default=7)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", default="100,1000,10000")
+    parser.add_argument("--verbs", default="", help="some of them, separated by commas")
+    parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--write", default="", metavar="FILE", help="put the table in this page")
     asked = parser.parse_args()
-    rows = []
-    for size in map(int, asked.sizes.split(",")):
-        with tempfile.TemporaryDirectory() as folder:
-            rows += list(measure(size, asked.runs, Path(folder)))
+    found = []
+    page = Path(asked.write).resolve() if asked.write else None
+    names = [name.strip() for name in asked.verbs.split(",") if name.strip()]
+    for row in rows([int(size) for size in asked.sizes.split(",")], names, asked.runs):
+        found.append(row)
+        print(report.line(row), file=sys.stderr, flush=True)
     if asked.json:
-        print(json.dumps({"schema_version": 1, "rows": rows}))
-        return
-    print(f"{'verb':24} {'n':>7} {'median ms':>10} {'floor ms':>9} {'ratio':>6}")
-    for row in rows:
-        median, floor = float(str(row["median"])), float(str(row["floor"]))
-        ratio = f"{median / floor:6.2f}" if floor else "     -"
-        print(f"{row['verb']:24} {row['n']:7} {median * 1000:10.1f} {floor * 1000:9.1f} {ratio}")
+        print(json.dumps({"schema_version": 1, "rows": found}))
+    if page:
+        machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+        report.write(page, found, machine)
 
 
 if __name__ == "__main__":

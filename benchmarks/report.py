@@ -1,0 +1,82 @@
+"""Rows of figures as lines, as a table of a page, and as curves over N."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+_HEADS = "| verb | sessions | tiers | median ms | floor ms | ratio | cpu | target | MiB |"
+_BETWEEN = re.compile(r"(?<=<!-- figures -->\n).*(?=<!-- end of figures -->)", re.DOTALL)
+_COLOURS = ("#1b6ca8", "#c0392b", "#1e8449", "#7d3c98", "#b9770e", "#117a65", "#5d6d7e", "#a04000")
+
+
+def line(row: Row) -> str:
+    return (
+        f"{row['verb']:36} {row['n']:7} {row['median'] * 1000:9.1f} ms  floor "
+        f"{row['floor'] * 1000:9.1f} ms  ratio {row['ratio']:5.2f}  cpu {row['cpu']:5.2f}  "
+        f"target {row['target']:4.2f}  {row['memory']:5} MiB"
+    )
+
+
+def write(page: Path, rows: list[Row], machine: str) -> None:
+    """Put the table in its place in the page, and the curves beside it."""
+    table = [_HEADS, "|---|--:|---|--:|--:|--:|--:|--:|--:|", *map(_cells, rows)]
+    told = f"Measured on {machine}.\n\n" + "\n".join(table) + "\n"
+    page.write_text(_BETWEEN.sub(lambda _: told, page.read_text()))
+    page.with_name("performance.svg").write_text(curves(rows))
+
+
+def _cells(row: Row) -> str:
+    missed = row["ratio"] > row["target"]
+    ratio = f"**{row['ratio']:.2f}**" if missed else f"{row['ratio']:.2f}"
+    return (
+        f"| {row['verb']} | {row['n']:,} | {row['tiers']} | {row['median'] * 1000:,.0f} | "
+        f"{row['floor'] * 1000:,.0f} | {ratio} | {row['cpu']:.2f} | {row['target']:.2f} | "
+        f"{row['memory']} |"
+    )
+
+
+def curves(rows: list[Row]) -> str:
+    """Medians over the number of sessions, both axes logarithmic, as SVG."""
+    width, height, edge = 760, 420, 60
+    sizes = sorted({row["n"] for row in rows})
+    times = [row["median"] * 1000 for row in rows]
+    low, high = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
+
+    def across(size: int) -> float:
+        span = math.log10(sizes[-1] / sizes[0]) or 1
+        return edge + math.log10(size / sizes[0]) / span * (width - 260 - edge)
+
+    def down(ms: float) -> float:
+        return height - edge - (math.log10(ms) - low) / ((high - low) or 1) * (height - 2 * edge)
+
+    box = f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12"'
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" {box}>',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        '<text x="60" y="24">Whole process, median, milliseconds over sessions</text>',
+    ]
+    for power in range(low, high + 1):
+        y = down(10.0**power)
+        parts.append(
+            f'<line x1="{edge}" x2="{width - 200}" y1="{y:.0f}" y2="{y:.0f}" stroke="#ddd"/>'
+            f'<text x="8" y="{y + 4:.0f}">{10.0**power:,g}</text>'
+        )
+    parts += [
+        f'<text x="{across(size) - 12:.0f}" y="{height - 34}">{size:,}</text>' for size in sizes
+    ]
+    for place, name in enumerate(dict.fromkeys(row["verb"] for row in rows)):
+        colour = _COLOURS[place % len(_COLOURS)]
+        points = [
+            (across(row["n"]), down(row["median"] * 1000)) for row in rows if row["verb"] == name
+        ]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
+        y = edge + place * 20
+        parts.append(f'<text x="{width - 190}" y="{y}" fill="{colour}">{name}</text>')
+    return "\n".join([*parts, "</svg>", ""])
