@@ -25,7 +25,8 @@ def line(row: Row) -> str:
 def write(page: Path, rows: list[Row], machine: str) -> None:
     """Put the table in its place in the page, and the curves beside it."""
     table = [_HEADS, "|---|--:|---|--:|--:|--:|--:|--:|--:|", *map(_cells, rows)]
-    told = f"Measured on {machine}.\n\n" + "\n".join(table) + "\n"
+    told = f"Measured on {machine}.\n\n" + "\n".join(table)
+    told += "\n\n![Median time of each verb over the number of sessions](performance.svg)\n"
     page.write_text(_BETWEEN.sub(lambda _: told, page.read_text()))
     page.with_name("performance.svg").write_text(curves(rows))
 
