@@ -21,7 +21,8 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -105,38 +106,56 @@ def run(machine: Machine, *arguments: str, kill_at: int = -1) -> Ran:
 
     The answer's code is that of the process: -9 for a killed one.
     """
-    out, err = machine.folder / "out", machine.folder / "err"
+    files = [str(machine.folder / name) for name in ("out", "err", "events.json")]
+    command = Command(arguments, str(machine.desk), machine.environment, *files, kill_at=kill_at)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # other threads only wait for us
         child = os.fork()
     if child == 0:
-        _become(machine, arguments, out, err, kill_at)
+        become(command)
     _, status = os.waitpid(child, 0)
-    return Ran(os.waitstatus_to_exitcode(status), out.read_bytes(), err.read_text())
+    return Ran(
+        os.waitstatus_to_exitcode(status),
+        Path(command.out).read_bytes(),
+        Path(command.err).read_text(),
+    )
 
 
 def _log(machine: Machine) -> Path:
     return machine.folder / "events.json"
 
 
-def _become(
-    machine: Machine, arguments: tuple[str, ...], out: Path, err: Path, kill_at: int
-) -> NoReturn:
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command line, and the files of the process that runs it. No ``events``: none is noted."""
+
+    arguments: Sequence[str]
+    folder: str
+    environment: Mapping[str, str]
+    out: str
+    err: str
+    events: str = ""
+    stdin: str = os.devnull
+    kill_at: int = -1
+
+
+def become(command: Command) -> NoReturn:
+    """Turn this process, a fork, into the command, and end with it."""
     code = 70
     try:
-        for handle, path in ((1, out), (2, err)):
+        for handle, path in ((1, command.out), (2, command.err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), handle)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(os.open(command.stdin, os.O_RDONLY), 0)
         sys.stdin, sys.stdout, sys.stderr = (
             open(handle, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
             for handle, mode in ((0, "r"), (1, "w"), (2, "w"))
         )
-        os.chdir(machine.desk)
+        os.chdir(command.folder)
         os.environ.clear()
-        os.environ.update(machine.environment)
-        sys.argv = ["annoris", *arguments]
+        os.environ.update(command.environment)
+        sys.argv = ["annoris", *command.arguments]
         commands.config_file = ""
-        code = _main(_Events(_log(machine), kill_at))
+        code = _main(_Events(Path(command.events), command.kill_at) if command.events else None)
     except BaseException:  # noqa: BLE001 - a child must never go on as the test run
         traceback.print_exc()
     finally:
@@ -146,15 +165,17 @@ def _become(
         os._exit(code)
 
 
-def _main(log: _Events) -> int:
-    log.watch()
+def _main(log: _Events | None) -> int:
+    if log:
+        log.watch()
     try:
         cli.main()
         code = 0
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
-    log("end")
-    log.close()
+    if log:
+        log("end")
+        log.close()
     return code
 
 
