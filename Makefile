@@ -94,8 +94,14 @@ install-size:  ## Check that an installation stays below 60 MB
 load: $(INSTALLED)  ## A server under load, with all tiers and without each
 	PYTHONPATH=. $(BIN)/python benchmarks/load.py
 
+SEED ?= 0
+MINUTES ?= 2
+
+chaos: $(INSTALLED)  ## Faults against everything, for MINUTES; SEED replays a plan
+	$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --report chaos.json
+
 clean:  ## Remove what these targets made
-	rm -rf .venv dist build site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv dist build site chaos.json .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .PHONY: help install demo test test-postgres lint type audit format coverage browser docs pictures dist \
-	wheel-test bench bench-scale install-size load clean
+	wheel-test bench bench-scale install-size load chaos clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -97,6 +98,8 @@ class Archive:
         self.notes = Notes(settings.at("seen"))
         self.runs = Runs(settings.at("runs.jsonl"))
         self.follower = Follower(master, catalog, outbox)
+        self._asked_at = 0.0  # master last was, by the monotonic clock
+        self._no_answer = ""  # why it did not answer then
 
     def close(self) -> None:
         """Close what was opened."""
@@ -168,9 +171,10 @@ class Archive:
 
     def give_up(self, selector: str, project: str = "") -> Draft:
         """Keep in the outbox that a session is to be removed; ``deliver`` removes it."""
+        since = time.monotonic()
         self.look()
         self.must_fit()
-        row = self.find(selector, project)
+        row = self._find_surely(selector, project, since)
         draft = Draft(
             key="",
             op="delete",
@@ -247,13 +251,30 @@ class Archive:
             receipt.state != "refused" or draft.batch in self.outbox.batches()
         )
 
-    def _find_surely(self, selector: str, project: str) -> Session:
-        """Find a session; ask master once when this machine does not know it."""
+    def _find_surely(self, selector: str, project: str, since: float = math.inf) -> Session:
+        """Find a session. Master is asked before it is said not to be there, pause or not.
+
+        Not once more when it was asked ``since`` that moment of the monotonic clock. Raises
+        Unavailable when a session is not known here and master did not answer.
+        """
         try:
             return self.find(selector, project)
-        except NotFound:
-            self.look()
-            return self.find(selector, project)
+        except NotFound as missing:
+            if self.master.embedded:
+                raise
+            if self._asked_at < since:
+                self._ask(fresh=False, insist=True)
+                self._settle_catalog()
+            try:
+                return self.find(selector, project)
+            except NotFound:
+                if not self._no_answer:
+                    raise
+                raise Unavailable(
+                    f"{missing.message} as far as is known here; master can't be asked: "
+                    f"{self._no_answer}",
+                    hint="try again later; what is known here: annoris list --all",
+                ) from missing
 
     def _receipt(self, draft: Draft, outcome: Outcome) -> Receipt:
         if receipt := outcome.receipts.get(draft.key) or self.outbox.answered(draft.key):
@@ -375,10 +396,11 @@ class Archive:
             return self._load_from(source, selector, project)
         if not (fresh or rev or at) and (cached := self._from_caches(selector, project)):
             return cached
+        since = time.monotonic()
         stale = self.look(fresh=fresh)
         if rev or at:
             return self._load_revision(selector, project, rev, at, stale)
-        session = self.find(selector, project)
+        session = self._find_surely(selector, project, since)
         data, tier = self._content(session)
         if self.caches.configured and not session.pending:
             self.caches.store([(session, data)], self.follower.position(), loaded=True)
@@ -442,25 +464,30 @@ class Archive:
         self._settle_catalog()
         return stale
 
-    def _ask(self, fresh: bool) -> str:
-        limits = self.settings.master
-        if not fresh and self.breaker.blocked(_MASTER):
+    def _ask(self, fresh: bool, *, insist: bool = False) -> str:
+        if not (fresh or insist) and self.breaker.blocked(_MASTER):
             return "master did not answer a moment ago"
-        first = not self.master.exists()
-        deadline = Deadline(limits.fetch_seconds if fresh or first else limits.load_seconds)
+        self._asked_at, self._no_answer = time.monotonic(), ""
         try:
-            self.master.create()
-            with self.master.lock(Deadline(deadline.left(limits.load_seconds / 2))):
-                self.follower.fetch(deadline)
+            self._fetch(fresh)
         except Locked:
-            return "another annoris is talking to master right now"
+            self._no_answer = "another annoris is talking to master right now"
         except (RemoteRefused, RemoteUnreachable) as error:
             self.remember(error)
             if fresh:
                 raise Unavailable(error.message, hint=error.hint) from error
-            return error.message
-        self.breaker.succeeded(_MASTER)
-        return ""
+            self._no_answer = error.message
+        else:
+            self.breaker.succeeded(_MASTER)
+        return self._no_answer
+
+    def _fetch(self, fresh: bool) -> None:
+        limits = self.settings.master
+        first = not self.master.exists()
+        deadline = Deadline(limits.fetch_seconds if fresh or first else limits.load_seconds)
+        self.master.create()
+        with self.master.lock(Deadline(deadline.left(limits.load_seconds / 2))):
+            self.follower.fetch(deadline)
 
     def _from_caches(self, selector: str, project: str, only: Tier | None = None) -> Loaded | None:
         """What a cache answers, when it is right and not older than what this machine knows."""

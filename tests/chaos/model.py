@@ -27,7 +27,7 @@ _FILLINGS = (
 
 @dataclass(slots=True)
 class Text:
-    """One body. ``answer``: a receipt's state, ``captured``, ``killed``, ``not saved``, ``by hand``."""
+    """One body. ``answer``: a receipt's state, or captured, killed, not saved, by hand."""
 
     number: int
     body: bytes
@@ -135,6 +135,13 @@ class Model:
             return 0
         captured = body.startswith(b"# Captured from ") and text.body.strip() in body
         return text.number if captured or text.body == body else 0
+
+    def delivered(self, id: str, moment: float) -> bool:
+        """Whether a text of a session was on master by then."""
+        there = ("master", "unchanged", "conflict", "by hand")
+        with self.lock:
+            texts = [self.texts[number] for number in self.ids[id]]
+        return any(text.answer in there and text.ended < moment for text in texts)
 
     def loaded(self, machine: str, id: str, data: bytes, *, stale: str, began: float) -> int:
         """Judge what a load answered; answers the number of its text."""

@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,7 +118,9 @@ class Person:
         code = self.zygote.end()
         died = ""
         if code == -signal.SIGKILL:
-            died = "at a random moment" if killed else f"before {json.loads(events.read_text())[-1]}"
+            died = (
+                "at a random moment" if killed else f"before {json.loads(events.read_text())[-1]}"
+            )
         out, err = (Path(files[name]).read_bytes() for name in ("out", "err"))
         done = Done(words, code, out, err.decode(), began, time.monotonic(), died)
         self._note(done)
@@ -187,7 +189,9 @@ class Person:
             Path(name).unlink()
         full = self.station.was_full(done.began)
         if not done.died:
-            safe = all(text.kept for text in texts) or all(text.answer == "refused" for text in texts)
+            safe = all(text.kept for text in texts) or all(
+                text.answer == "refused" for text in texts
+            )
             what = "durable save on a full disk" if full else "durable save"
             self.tally.count(what, safe, f"{done.code} {done.err.strip()[-300:]}")
 
@@ -253,8 +257,9 @@ class Person:
 
     def _unanswered(self, id: str, done: Done, known: bool) -> None:
         """It counts while the session was there and somebody who holds it was up all the time."""
-        tiers = ("master", "hot")
-        up = known or any(not self.world.down_since(tier, done.began) for tier in tiers)
+        up = known or (
+            self.model.delivered(id, done.began) and not self.world.down_since("master", done.began)
+        )
         if id not in self.model.gone and up:
             why = f"{self.station.name} {id} {done.code} {done.out.decode()[-300:]} {done.err}"
             self.tally.count(_AVAILABLE[known], good=False, why=why)
@@ -264,7 +269,10 @@ class Person:
         self.type(*words, "--deadline", "60", death=step.death)
 
 
-_AVAILABLE = {True: "load of a session that this machine has seen", False: "load of another session"}
+_AVAILABLE = {
+    True: "load of a session that this machine has seen",
+    False: "load of another session",
+}
 _PLAIN = {
     "list": ("list", "--all", "--json"),
     "search": ("search", "Note", "--json"),
@@ -273,5 +281,3 @@ _PLAIN = {
     "drill": ("dump", "--drill", "--json"),
     "verify": ("verify", "--quick", "--json"),
 }
-
-

@@ -52,9 +52,10 @@ def figures(campaign: Campaign, seconds: float) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """The figures as Markdown."""
+    spent = f"{found['seconds of faults']:g} s, {found['seconds in all']} s"
     rows = [
         ("seed", found["seed"]),
-        ("time under faults, and in all", f"{found['seconds of faults']:g} s, {found['seconds in all']} s"),
+        ("time under faults, and in all", spent),
         ("machines, people", f"{found['machines']}, {found['people']}"),
         ("operations", _listed(found["operations"], found["operations by command"])),
         ("faults", _listed(found["faults"], found["faults by kind"])),

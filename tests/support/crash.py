@@ -106,19 +106,23 @@ def run(machine: Machine, *arguments: str, kill_at: int = -1) -> Ran:
 
     The answer's code is that of the process: -9 for a killed one.
     """
-    files = [str(machine.folder / name) for name in ("out", "err", "events.json")]
-    command = Command(arguments, str(machine.desk), machine.environment, *files, kill_at=kill_at)
+    out, err = machine.folder / "out", machine.folder / "err"
+    command = Command(
+        arguments,
+        folder=str(machine.desk),
+        environment=machine.environment,
+        out=str(out),
+        err=str(err),
+        events=str(_log(machine)),
+        kill_at=kill_at,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # other threads only wait for us
         child = os.fork()
     if child == 0:
         become(command)
     _, status = os.waitpid(child, 0)
-    return Ran(
-        os.waitstatus_to_exitcode(status),
-        Path(command.out).read_bytes(),
-        Path(command.err).read_text(),
-    )
+    return Ran(os.waitstatus_to_exitcode(status), out.read_bytes(), err.read_text())
 
 
 def _log(machine: Machine) -> Path:
