@@ -18,6 +18,7 @@ from annoris.dataclass import dataclass
 from annoris.errors import (
     Ambiguous,
     AnnorisError,
+    DiskFull,
     KeyProblem,
     Locked,
     NotFound,
@@ -402,7 +403,7 @@ class Archive:
             return self._load_revision(selector, project, rev, at, stale)
         session = self._find_surely(selector, project, since)
         data, tier = self._content(session)
-        if self.caches.configured and not session.pending:
+        if self.caches.configured and not session.pending and self._shows_tip():
             self.caches.store([(session, data)], self.follower.position(), loaded=True)
         self.notes.keep(session.id, session.literal, session.etag)
         return Loaded(session, data, tier, checked=self.checked(), stale=stale)
@@ -461,7 +462,10 @@ class Archive:
             self.master.create()
         elif fresh or not 0 <= age < master.fresh_seconds:
             stale = self._ask(fresh)
-        self._settle_catalog()
+        if full := self._full():
+            if fresh or not self.catalog.commit:
+                raise full
+            stale = stale or full.message
         return stale
 
     def _ask(self, fresh: bool, *, insist: bool = False) -> str:
@@ -477,6 +481,10 @@ class Archive:
             if fresh:
                 raise Unavailable(error.message, hint=error.hint) from error
             self._no_answer = error.message
+        except DiskFull as full:
+            if fresh:
+                raise
+            self._no_answer = full.message
         else:
             self.breaker.succeeded(_MASTER)
         return self._no_answer
@@ -491,9 +499,8 @@ class Archive:
 
     def _from_caches(self, selector: str, project: str, only: Tier | None = None) -> Loaded | None:
         """What a cache answers, when it is right and not older than what this machine knows."""
-        if not self.caches.configured or selector.count("/") > 1:
-            return None
-        self._settle_catalog()
+        if not self.caches.configured or selector.count("/") > 1 or self._full():
+            return None  # an old catalog can't tell an old row
         owner, _, name = selector.rpartition("/")
         project = self._project(project)
         whose = self._project(owner or project)
@@ -771,6 +778,18 @@ class Archive:
                 raise
             self._ask(fresh=False)  # master may have been converted, and the setting followed
             self.follower.refresh()
+
+    def _full(self) -> DiskFull | None:
+        """Make the catalog true, unless the disk is full: it then shows what it showed."""
+        try:
+            self._settle_catalog()
+        except DiskFull as full:
+            return full
+        return None
+
+    def _shows_tip(self) -> bool:
+        """Whether the catalog shows what the clone knows; a full disk may keep it behind."""
+        return self.catalog.commit == self.master.tip()
 
     def must_fit(self) -> None:
         """Try the key on a sealed master that is known here. Raises ScopeMismatch, KeyProblem."""

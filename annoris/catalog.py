@@ -25,7 +25,7 @@ from operator import attrgetter
 from typing import Any
 
 from annoris.dataclass import dataclass
-from annoris.errors import StorageError, UsageError
+from annoris.errors import DiskFull, StorageError, UsageError
 from annoris.model import CAPTURED, Deadline, Hit, Project, ProjectFile, Session
 
 VERSION = 3  # of sql/catalog.sql; a catalog of another version is thrown away
@@ -701,14 +701,15 @@ def _explained(error: sqlite3.DatabaseError, path: str) -> StorageError:
             f"the catalog {path} was damaged ({error}) and has been thrown away",
             hint="run the same command again: the catalog is rebuilt from master",
         )
+    if code == sqlite3.SQLITE_FULL:
+        return DiskFull(
+            f"no space is left on the disk for the catalog {path}",
+            hint="free some space, then run the same command again",
+        )
     what, hint = {
         sqlite3.SQLITE_BUSY: (
             f"another process is writing the catalog {path}",
             "wait until it is done, then run the same command again",
-        ),
-        sqlite3.SQLITE_FULL: (
-            f"no space is left on the disk for the catalog {path}",
-            "free some space, then run the same command again",
         ),
         sqlite3.SQLITE_READONLY: (
             f"the catalog {path} can't be written",

@@ -58,7 +58,7 @@ EXIT = {
     "unavailable": 5, "document": 6, "credential": 7, "key": 8, "key-wrong": 8, "key-tampered": 8,
     "key-truncated": 8, "key-newer": 8, "findings": 9, "refused": 10, "refused-auth": 10,
     "refused-policy": 10, "master-shrunk": 10, "unreachable": 5, "locked": 11, "storage": 74,
-    "tier-down": 5, "deadline": 5, "queued": 75,
+    "storage-full": 74, "tier-down": 5, "deadline": 5, "queued": 75,
 }  # fmt: skip
 
 # What this machine refuses is no bug of ours, wherever it happens.

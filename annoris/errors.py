@@ -25,6 +25,7 @@
     ├── Locked                   locked       another run holds the lock
     ├── OutOfTime                deadline     a command did not end by its deadline
     ├── StorageError             storage      this machine's disk, or a cache, refused for good
+    │   └── DiskFull             storage-full there is no space left on this machine
     └── Queued                   queued       saved here, not on master yet
 
 A class carries a ``code`` that never changes; each edge maps codes to its own
@@ -177,6 +178,10 @@ class OutOfTime(AnnorisError):
 
 class StorageError(AnnorisError):
     code = "storage"
+
+
+class DiskFull(StorageError):
+    code = "storage-full"
 
 
 class Queued(AnnorisError):

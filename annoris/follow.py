@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import uuid
@@ -10,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from annoris.catalog import Catalog, Row
-from annoris.errors import DocumentRefused, MasterShrunk, RemoteRefused, StorageError
+from annoris.errors import DiskFull, DocumentRefused, MasterShrunk, RemoteRefused, StorageError
 from annoris.layout import id_in
 from annoris.master import Master
 from annoris.model import Deadline, Entry, ProjectFile, Session
@@ -55,8 +56,13 @@ class Follower:
 
     def mark_checked(self) -> None:
         """Remember that this very master was asked just now, and that the clone is of it."""
-        with open(self._checked_path(), "w", encoding="ascii"):
-            pass
+        try:
+            with open(self._checked_path(), "w", encoding="ascii"):
+                pass
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DiskFull("the disk is full", hint="free some space; annoris sync") from error
         self.master.claim()
 
     def checked(self) -> float:

@@ -22,11 +22,11 @@ from annoris.errors import (
     AnnorisError,
     AuthRefused,
     ConfigError,
+    DiskFull,
     NotFound,
     PolicyRefused,
     RemoteRefused,
     RemoteUnreachable,
-    StorageError,
 )
 from annoris.model import Deadline
 
@@ -242,7 +242,7 @@ def refusal(result: Result, remote: str, branch: str) -> AnnorisError:
     said = last_line(re.sub(r"^remote:\s*", "", result.text, flags=re.MULTILINE))
     tests: tuple[tuple[str, Callable[[], AnnorisError]], ...] = (
         (_NO_BRANCH, lambda: NotFound(f"{remote} has no branch {branch}")),
-        (_FULL, lambda: StorageError("the disk is full", hint="free some space; annoris sync")),
+        (_FULL, lambda: DiskFull("the disk is full", hint="free some space; annoris sync")),
         (_CONTENT, lambda: PolicyRefused(
             f"{remote} refuses the document: {_why(words)}", about="content",
             paths=tuple(re.findall(_NAMED, _bare(words))))),

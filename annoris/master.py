@@ -555,6 +555,15 @@ class Master:
             "://" not in self.remote and (":" not in self.remote or os.path.exists(self.remote))
         )
 
+    def tidy(self, seconds: float) -> None:
+        """Remove what git was writing when it was killed, if that is longer ago."""
+        for folder, _, names in os.walk(os.path.join(self.folder, "objects")):
+            for name in names:
+                path = os.path.join(folder, name)
+                with contextlib.suppress(OSError):
+                    if name.startswith("tmp_") and time.time() - os.stat(path).st_mtime > seconds:
+                        os.unlink(path)
+
     def maintain(self) -> None:
         """Pack loose objects in the background once there are many; git decides and detaches."""
         sample = os.path.join(self.folder, "objects", "17")

@@ -394,6 +394,7 @@ def _tidy(archive: Archive) -> None:
                 shutil.rmtree(entry.path)
             else:
                 os.unlink(entry.path)
+    archive.master.tidy(_OLD)
     archive.caches.log(run for run in archive.runs.recent(_LOGGED) if run.key)
 
 

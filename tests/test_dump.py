@@ -647,6 +647,8 @@ def test_case_03_killed_at_any_step_a_dump_or_restore_just_runs_again(
     before = rows(tiers.direct, log=False)
     steps, ran = crash.events(here, *command)
     assert ran.code == 0, ran
+    missed = crash.PASSED[what] - set(steps)
+    assert not missed
     for number in sampled(len(steps), what):
         delete_branch(remote, BRANCH)
         dump(here)

@@ -466,6 +466,8 @@ def test_case_3_a_conversion_that_is_killed_leaves_the_old_or_the_new_form(
     shutil.copytree(remote, saved / "remote.git")
     steps, ran = crash.events(here, "init", "--convert")
     assert ran.code == 0, ran.err
+    missed = crash.PASSED["init --convert"] - set(steps)
+    assert not missed
     telling = [step for step, name in enumerate(steps) if name.startswith(("git ", "Master."))]
     for step in telling if os.environ.get("ANNORIS_FULL") else telling[1::6]:
         for name, place in (("data", here.data), ("remote.git", remote)):

@@ -516,10 +516,14 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
 def test_case_18_a_full_disk_costs_nothing_but_the_time_until_it_is_free(
     machine: Machines, remote: Path, tiny: Path
 ) -> None:
-    """Rounds of save, sync and verify with a few blocks left; then all is sound again."""
+    """Rounds of save, sync and verify with a few blocks left; then all is sound again.
+
+    What is here is shown all the time, and whether it may be old.
+    """
     here = machine("here", remote=remote, data_dir=str(tiny / "data"))
     here.data = tiny / "data"
-    saved = {here.save(doc(0))[0].id: doc(0)}
+    first = here.save(doc(0))[0].id
+    saved = {first: doc(0)}
     chance = random.Random(18)
     filler = tiny / "filler"
     rounds = 10 if MANY else 3
@@ -528,6 +532,8 @@ def test_case_18_a_full_disk_costs_nothing_but_the_time_until_it_is_free(
         with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
             file.write(bytes(space.f_bavail * space.f_frsize - chance.randrange(5) * 4096))
         githttp.commit(remote, {f"sessions/{number}.md": doc(100 + number)})
+        shown = here.run("load", first)
+        assert (shown.code, shown.out.endswith(doc(0))) == (0, True), shown
         ran = here.run("save", "-", "--json", stdin=doc(number))
         assert ran.code in (0, 74, 75), ran
         if ran.code in (0, 75):

@@ -23,7 +23,7 @@ STATUS = {
     "key-wrong": 503, "key-tampered": 503, "key-truncated": 503, "key-newer": 503,
     "findings": 409, "refused": 409, "refused-auth": 409, "refused-policy": 422,
     "master-shrunk": 409, "unreachable": 503, "locked": 503, "storage": 507, "queued": 503,
-    "deadline": 503,
+    "storage-full": 507, "deadline": 503,
     # What only a server has to say.
     "body": 400, "token": 401, "scope": 403, "origin": 403, "method": 405, "accept": 406,
     "precondition": 412, "too-large": 413, "media-type": 415, "precondition-required": 428,

@@ -125,7 +125,8 @@ class Model:
             numbers = {*self.ids.get(id, ()), *self._line(number)}
             numbers |= {other.number for other in self.texts.values() if other.parent in numbers}
             known = tuple(self.texts[one].told() for one in sorted(numbers)[-40:])
-            self.violations.append(Violation(kind, message, known))
+            if (kind, message) not in [(item.kind, item.message) for item in self.violations]:
+                self.violations.append(Violation(kind, message, known))
 
     def number(self, body: bytes) -> int:
         """Which text these exact bytes are; 0 for none that anybody wrote."""
@@ -181,9 +182,12 @@ class Model:
 
     def judge(self, changes: Iterable[Change], paths_of: Mapping[str, str]) -> None:
         """Judge master's history: what was acknowledged is in it, and nothing left wrongly."""
-        found = set()
+        changes = list(changes)
+        found = {change.new for change in changes}
+        placed = {(change.commit, change.new) for change in changes}
         for change in changes:
-            found.add(change.new)
+            if not change.new and (change.commit, change.old) in placed:
+                continue  # it lives on as a copy
             if change.old and not change.by_hand and not self._may_go(change, paths_of):
                 what = f"text {change.old} gave way to {change.new or 'nothing'} at {change.path}"
                 self.accuse("lost", f"{what} in commit {change.commit}", number=change.old)

@@ -260,7 +260,8 @@ class Person:
         up = known or (
             self.model.delivered(id, done.began) and not self.world.down_since("master", done.began)
         )
-        if id not in self.model.gone and up:
+        shrunk = "nothing here was changed" in done.out.decode()  # until a person says --force
+        if id not in self.model.gone and up and not shrunk:
             why = f"{self.station.name} {id} {done.code} {done.out.decode()[-300:]} {done.err}"
             self.tally.count(_AVAILABLE[known], good=False, why=why)
 
