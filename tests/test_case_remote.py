@@ -24,6 +24,7 @@ import pytest
 
 from annoris import cli, document, upkeep
 from annoris.envelope import new_key
+from annoris.errors import NotFound, Unavailable
 from annoris.settings import MasterSettings
 from tests.support import githttp
 from tests.support.githttp import GitServer
@@ -974,3 +975,39 @@ def test_a_wrong_branch_in_the_configuration_makes_no_branch(
     assert "no branch mian; it has main" in saved.text
     assert here.run("sync").code == 10
     assert githttp.head(remote, "mian") == ""
+
+
+# --- before it is said that there is none ----------------------------------------------------
+
+
+def test_a_session_is_not_said_to_be_missing_before_master_was_asked(
+    server: GitServer, machine: Machines
+) -> None:
+    """Not by a load or a delete, although master was asked a moment ago, or is paused over.
+
+    When master can't be asked, that is said, and it is another exit code.
+    """
+    here, there = machine("here", remote=server.url), machine("there", remote=server.url)
+    here.save(doc(0))
+    saved = [there.save(doc(number))[0].id for number in (1, 2)]
+    assert here.load(saved[0]).endswith(doc(1)), "asked within master.fresh_seconds"
+    server.status = 503
+    with pytest.raises(Unavailable, match="as far as is known here; master can't be asked"):
+        here.load(uuid.uuid4().hex)
+    saved.append(there_later(there, server))
+    asked = server.requests
+    assert here.load(saved[2]).endswith(doc(3)), "in spite of the breaker's pause"
+    assert server.requests > asked
+    with pytest.raises(NotFound):
+        here.load(uuid.uuid4().hex)
+    saved.append(there.save(doc(4))[0].id)
+    assert here.run("delete", saved[3]).code == 0
+
+
+def there_later(there: Machine, server: GitServer) -> str:
+    """Master is back, and another machine saves."""
+    server.status = None
+    (there.data / "breaker.json").unlink(missing_ok=True)
+    (receipt,) = there.save(doc(3))
+    assert receipt.state == "master"
+    return receipt.id

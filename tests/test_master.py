@@ -566,3 +566,18 @@ def test_the_author_is_configured_known_to_git_or_ours(clone: Clones, no_home: P
         author = re.search(r"^author (.*) \d+ \+0000$", raw.output.decode(), re.MULTILINE)
         assert author is not None
         assert author[1] == expected
+
+
+def test_what_a_killed_git_left_half_written_goes_once_it_is_old(clone: Clones) -> None:
+    master = clone()
+    put(master, {A: b"x"})
+    objects = Path(master.folder) / "objects"
+    left = [objects / "17" / "tmp_obj_old", objects / "pack" / "tmp_pack_old", objects / "tmp_new"]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    for path in left[:2]:
+        os.utime(path, (0, 0))
+    master.tidy(3600)
+    assert [path.exists() for path in left] == [False, False, True]
+    assert master.blob(oid(b"x"), A) == b"x"
