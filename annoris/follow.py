@@ -180,7 +180,9 @@ class Follower:
 
         identity, known = self.master.identity, "" if fresh else shown
         try:
-            changes = self.master.diff(known, tip, self.wanted) if known and tip else []
+            # Times that only git knows are told anew by another history.
+            known = known if known and tip and self.master.descends(tip, known) else ""
+            changes = self.master.diff(known, tip, self.wanted) if known else []
         except StorageError:  # a clone that was made anew may never have seen that commit
             known = ""
         if not (known and tip):

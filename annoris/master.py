@@ -555,15 +555,6 @@ class Master:
             "://" not in self.remote and (":" not in self.remote or os.path.exists(self.remote))
         )
 
-    def tidy(self, seconds: float) -> None:
-        """Remove what git was writing when it was killed, if that is longer ago."""
-        for folder, _, names in os.walk(os.path.join(self.folder, "objects")):
-            for name in names:
-                path = os.path.join(folder, name)
-                with contextlib.suppress(OSError):
-                    if name.startswith("tmp_") and time.time() - os.stat(path).st_mtime > seconds:
-                        os.unlink(path)
-
     def maintain(self) -> None:
         """Pack loose objects in the background once there are many; git decides and detaches."""
         sample = os.path.join(self.folder, "objects", "17")
@@ -900,3 +891,13 @@ def oid_of(data: bytes) -> str:
 def now() -> str:
     """This moment, as git and we write it."""
     return _iso(int(time.time()))
+
+
+def tidy(folder: str, seconds: float) -> None:
+    """Remove what git was writing into a repository when it was killed, if that is longer ago."""
+    for place, _, names in os.walk(os.path.join(folder, "objects")):
+        for name in names:
+            path = os.path.join(place, name)
+            with contextlib.suppress(OSError):
+                if name.startswith("tmp_") and time.time() - os.stat(path).st_mtime > seconds:
+                    os.unlink(path)

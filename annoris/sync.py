@@ -32,7 +32,7 @@ from annoris.errors import (
 )
 from annoris.follow import Follower
 from annoris.layout import is_sealed, transcript_of
-from annoris.master import now
+from annoris.master import now, tidy
 from annoris.mirror import Mirror
 from annoris.model import Change, Deadline, Entry, Finding, Projected, Receipt, Report, Run
 
@@ -387,6 +387,8 @@ def double(path: str, id: str) -> Finding:
 def _tidy(archive: Archive) -> None:
     """What killed processes left in the data folder, and runs that the shared log lacks."""
     for entry in os.scandir(archive.settings.data_dir):
+        if entry.name.endswith(".git"):
+            tidy(entry.path, _OLD)
         with contextlib.suppress(OSError):
             if not re.fullmatch(_PASSING, entry.name) or time.time() < entry.stat().st_mtime + _OLD:
                 continue
@@ -394,7 +396,6 @@ def _tidy(archive: Archive) -> None:
                 shutil.rmtree(entry.path)
             else:
                 os.unlink(entry.path)
-    archive.master.tidy(_OLD)
     archive.caches.log(run for run in archive.runs.recent(_LOGGED) if run.key)
 
 

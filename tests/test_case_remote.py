@@ -167,6 +167,27 @@ def test_case_09_moving_every_session_by_hand_is_no_loss(machine: Machines, remo
 # --- case 10: history rewritten --------------------------------------------------------------
 
 
+def test_case_10_a_time_that_only_git_knows_is_that_of_the_new_history(
+    machine: Machines, remote: Path
+) -> None:
+    """A machine that saw the old history shows the same as one that never did."""
+    here, there = machine("here", remote=remote), machine("there", remote=remote)
+    here.save(doc(0))
+    githttp.commit(remote, {"sessions/hand.md": doc(1)}, at=1_600_000_000)
+    before = saved_at(here)
+    assert "2020-09-13T12:26:40Z" in before.values()
+    githttp.force_push(remote, githttp.files(remote))
+    assert here.sync().code == 0
+    after = saved_at(there)
+    assert after != before
+    assert saved_at(here) == after
+
+
+def saved_at(machine: Machine) -> dict[str, str]:
+    rows = machine.run("list", "--all", "--json", env={"ANNORIS_MASTER_FRESH_SECONDS": "0.001"})
+    return {row["id"]: row["saved"] for row in rows.json["sessions"]}
+
+
 def test_case_10_after_a_force_push_the_catalog_is_the_new_tree(
     machine: Machines, remote: Path
 ) -> None:

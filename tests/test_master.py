@@ -25,7 +25,7 @@ from annoris.errors import (
 )
 from annoris.gitcmd import LostRace
 from annoris.layout import Plain
-from annoris.master import Commit, Master
+from annoris.master import Commit, Master, tidy
 from annoris.model import Change, Deadline, Entry
 from annoris.settings import MasterSettings
 from tests.support import githttp
@@ -578,6 +578,6 @@ def test_what_a_killed_git_left_half_written_goes_once_it_is_old(clone: Clones) 
         path.write_bytes(b"half")
     for path in left[:2]:
         os.utime(path, (0, 0))
-    master.tidy(3600)
+    tidy(master.folder, 3600)
     assert [path.exists() for path in left] == [False, False, True]
     assert master.blob(oid(b"x"), A) == b"x"

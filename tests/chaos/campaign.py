@@ -196,6 +196,7 @@ class Campaign:
         for draft in shown["aside"]:
             self._must(person.type("outbox", "retry", draft["key"]), 0, 4)
         self._must(person.type("dump", "--json"), 0)  # one that failed is a finding
+        self._must(person.type("dump", "--drill", "--json"), 0)
         left = json.loads(person.type("outbox", "--json").out)
         if left["waiting"] or left["aside"]:
             told = f"{person.station.name} does not deliver {json.dumps(left)[:2000]}"

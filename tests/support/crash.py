@@ -61,7 +61,7 @@ EFFECTS = {
     "Master.create", "Master.accept", "Master.commit", "Master.merge", "Master.push",
     "Master.fetch", "Master.peek", "Master.maintain", "Master.claim",
     "Master.store", "Master.gather", "Master.forget", "Master.rewrite",
-    "Master.fresh", "Master.give_way", "Master.restore", "Master.recall", "Master.tidy",
+    "Master.fresh", "Master.give_way", "Master.restore", "Master.recall",
     "Catalog.apply", "Catalog.overlay", "Catalog.reopen", "Catalog.discard", "Catalog.examine",
     "Follower.fetch", "Follower.take", "Follower.mark_checked", "Follower.refresh",
     "Follower.rebuild", "Follower.overlay", "Follower.show",
@@ -150,7 +150,7 @@ PASSED: dict[str, set[str]] = {
         "Archive.record", "Master.peek", "Outbox.answer", "Runs.add",
         "sync.follow", "sync.running", "sync.sync",
     },
-    "sync --full": {"Master.tidy", "Outbox.put_away"},
+    "sync --full": {"Outbox.put_away"},
     "verify --repair": {
         "Catalog.discard", "Catalog.examine", "Master.fresh", "Master.give_way", "verify.verify",
     },
