@@ -33,11 +33,11 @@ class World:
         self.here, self.tiers = here, tiers
         self.bodies: dict[str, bytes] = {}
         self.texts: list[bytes] = []
-        self._count = itertools.count(1)
+        self.count = itertools.count(1)
         self.keep()
 
     def new(self) -> bytes:
-        return f"# Text {next(self._count)}\n\nof its own\n".encode()
+        return f"# Text {next(self.count)}\n\nof its own\n".encode()
 
     def keep(self) -> str:
         """Save a session that stays; its id."""
@@ -70,7 +70,7 @@ def delete_without_hot(world: World) -> tuple[str, ...]:
 
 
 def set_project(world: World) -> tuple[str, ...]:
-    return "projects", "set", "default", "--status", world.new()[2:9].decode()
+    return "projects", "set", "default", "--status", f"step {next(world.count)}"
 
 
 def rotate(world: World) -> tuple[str, ...]:
@@ -92,7 +92,11 @@ def bring(world: World) -> tuple[str, ...]:
 
 
 def sync_lost(world: World) -> tuple[str, ...]:
-    """The hot cache and the catalog are lost, and the emergency cache is behind."""
+    """The hot cache and the catalog are lost, and people are to hear of an outage before."""
+    world.tiers.set(hot=False)
+    world.keep()
+    world.tiers.set()
+    forget_failures(world.here)
     with psycopg.connect(world.tiers.direct, autocommit=True) as db:
         db.execute("DROP SCHEMA annoris CASCADE")
     (world.here.data / "catalog.sqlite").unlink()
@@ -102,7 +106,7 @@ def sync_lost(world: World) -> tuple[str, ...]:
 def flush(world: World) -> tuple[str, ...]:
     """A conversation that a hook recorded."""
     said = world.new().decode()
-    event = {"event": "stop", "session": f"talk-{len(said)}-{next(world._count)}", "client": "x"}
+    event = {"event": "stop", "session": f"talk-{len(said)}-{next(world.count)}", "client": "x"}
     Spool(world.here.environment).add(
         event | {"at": "2026-11-24T12:00:00Z", "last_assistant_message": said, "cwd": "/nowhere"}
     )

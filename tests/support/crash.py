@@ -174,9 +174,9 @@ PASSED: dict[str, set[str]] = {
         "Spool.alone", "Spool.drop", "Spool.keep_talk", "hooks.flush", "hooks.run",
     },
     "dump --to copy.tar --force": {
-        "Master.forget", "Master.gather", "Master.store", "dumpfile.write_tar", "dumps.dump",
+        "Master.forget", "Master.store", "dumpfile.write_tar", "dumps.dump",
     },
-    "dump --drill": {"Hot.rehearse", "dumps.drill"},
+    "dump --drill": {"Hot.rehearse", "Master.gather", "dumps.drill"},
     "restore": {"Hot.restore", "dumps.restore"},
     "init --convert": {"convert.here"},
 }  # fmt: skip
