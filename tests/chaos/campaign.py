@@ -31,7 +31,8 @@ from tests.chaos.world import Heal, Station, World
 
 _LEFT_SECONDS = 40.0  # that what a killed command left alone may go on
 _OLD = 7200.0  # older than anything that a tidying sync leaves
-_TEMPORARY = re.compile(r"(^\.tmp-|\.tmp$|\.new$|^tmp_|^\.annoris-|^annoris-bug-|\.\d{3,}$)")
+# Names that are never used again; what has a fixed one is written over by the next.
+_TEMPORARY = re.compile(r"(^\.tmp-|^tmp_|^\.annoris-|^annoris-bug-|\.\d{3,}$)")
 
 
 @dataclass(frozen=True, slots=True)

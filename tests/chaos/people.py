@@ -252,7 +252,7 @@ class Person:
         number = self.model.loaded(
             self.station.name, id, target.read_bytes(), stale=said["stale"], began=done.began
         )
-        self.tally.count(_AVAILABLE[known], good=True)
+        self.tally.count(self._available(known, done), good=True)
         return (target.read_bytes(), number) if number else None
 
     def _unanswered(self, id: str, done: Done, known: bool) -> None:
@@ -263,7 +263,11 @@ class Person:
         shrunk = "nothing here was changed" in done.out.decode()  # until a person says --force
         if id not in self.model.gone and up and not shrunk:
             why = f"{self.station.name} {id} {done.code} {done.out.decode()[-300:]} {done.err}"
-            self.tally.count(_AVAILABLE[known], good=False, why=why)
+            self.tally.count(self._available(known, done), good=False, why=why)
+
+    def _available(self, known: bool, done: Done) -> str:
+        full = " on a full disk" if self.station.was_full(done.began) else ""
+        return f"{_AVAILABLE[known]}{full}"
 
     def _sync(self, step: Step) -> None:
         words = ("sync", "--full") if step.pick < 0.3 else ("sync",)
