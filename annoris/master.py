@@ -74,6 +74,10 @@ class Master:
         return not self.remote
 
     @property
+    def _log_of_branch(self) -> str:
+        return os.path.join(self.folder, "logs", self._ref)
+
+    @property
     def identity(self) -> str:
         """What a projection was made from; another value means that it must be made anew."""
         sealed = ("[sealed]",) if self.layout.sealed else ()
@@ -157,8 +161,15 @@ class Master:
         )
 
     def tip(self) -> str:
-        """The newest commit of master that this machine knows; empty when there is none."""
-        return self._read_ref(self._ref)
+        """The newest commit of master that this machine knows; empty when there is none.
+
+        Raises StorageError for a damaged ref, and where there is no remote for one that is gone
+        while its log tells that it was there.
+        """
+        commit = self._read_ref(self._ref)
+        if not commit and self.embedded and os.path.exists(self._log_of_branch):
+            raise StorageError(f"the clone's branch {self.branch} is gone", hint=self.mend)
+        return commit
 
     def fetched(self) -> str:
         """The commit that the last fetch found."""
@@ -605,13 +616,18 @@ class Master:
 
     def recall(self) -> None:
         """Put the branch back to where its log says that it was. The caller holds the lock."""
-        with open(os.path.join(self.folder, "logs", self._ref), "rb") as file:
+        with open(self._log_of_branch, "rb") as file:
             lines = file.read().splitlines()
         commit = lines[-1].split(b" ")[1].decode(errors="replace") if lines else ""
         self._local("cat-file", "-e", f"{commit}^{{tree}}")
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.folder, self._ref))
-        self._local("update-ref", self._ref, commit)
+        # git reads a damaged ref before it writes one, and fails. A kill must not leave none.
+        fresh, ref = os.path.join(self.folder, "annoris-ref"), os.path.join(self.folder, self._ref)
+        with open(fresh, "w", encoding="ascii") as file:
+            file.write(f"{commit}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.makedirs(os.path.dirname(ref), exist_ok=True)
+        os.replace(fresh, ref)
 
     def check(self) -> str:
         """What ``git fsck`` holds against the clone; empty when it is sound."""

@@ -317,6 +317,20 @@ def test_documents_of_master_are_judged_and_no_repair_touches_them(
     assert githttp.files(tiers.remote)["sessions/nul.md"] == b"# N\0UL\n"
 
 
+def test_a_branch_that_is_gone_where_there_is_no_remote_empties_nothing(machine: Machines) -> None:
+    here = machine()
+    saved = here.save(doc(0), doc(1))
+    (here.data / "clone.git" / "refs" / "heads" / "main").unlink()
+    assert here.run("sync").code == 74
+    with contextlib.closing(here.archive()) as archive:
+        assert archive.catalog.count() == 2
+    assert kinds(here) == {"clone-damaged"}
+    assert here.run("verify", "--repair").code == 0
+    assert [here.load(row.id).endswith(doc(n)) for n, row in enumerate(saved)] == [True, True]
+    assert here.run("sync").code == 0
+    assert len(sessions(here)) == 2
+
+
 def test_what_waits_too_long_or_was_refused_is_told(machine: Machines, remote: Path) -> None:
     here = machine("here", remote=remote)
     here.save(doc(0))
