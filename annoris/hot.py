@@ -282,7 +282,7 @@ _STOCK = f"""
 SELECT (SELECT count(*) FROM sessions WHERE deleted_at IS NULL), newest.title, newest.saved
 FROM (VALUES (1)) AS one LEFT JOIN (
     SELECT title, {_ISO.format("updated_at")} AS saved FROM sessions
-    WHERE deleted_at IS NULL AND updated_at IS NOT NULL ORDER BY updated_at DESC LIMIT 1
+    WHERE deleted_at IS NULL AND updated_at IS NOT NULL ORDER BY updated_at DESC, id DESC LIMIT 1
 ) AS newest ON true
 """  # noqa: S608 - constants only
 # Asks for every permission that writing needs, and writes nothing.

@@ -15,11 +15,11 @@ from annoris.errors import (
     AnnorisError,
     AuthRefused,
     ConfigError,
+    DiskFull,
     NotFound,
     PolicyRefused,
     RemoteRefused,
     RemoteUnreachable,
-    StorageError,
 )
 from annoris.gitcmd import LostRace, Result
 from annoris.model import Deadline
@@ -125,7 +125,7 @@ WORDS: dict[str, tuple[str, str, type[AnnorisError]]] = {
     "server error": (f"{REJECTED}(Internal Server Error)", "", RemoteUnreachable),
     "ssh down": ("", ("ssh: connect to host github.com port 22: Connection refused\n"
                  "fatal: Could not read from remote repository."), RemoteUnreachable),
-    "our disk": ("", "fatal: write error: No space left on device", StorageError),
+    "our disk": ("", "fatal: write error: No space left on device", DiskFull),
     "their disk": (f"{REJECTED}(unpacker error)",
                    "remote: fatal: write error: No space left on device", RemoteUnreachable),
     "the deadline": ("", "no answer within the time limit", RemoteUnreachable),
