@@ -28,7 +28,7 @@ from annoris.dataclass import dataclass
 from annoris.errors import DiskFull, StorageError, UsageError
 from annoris.model import CAPTURED, Deadline, Hit, Project, ProjectFile, Session
 
-VERSION = 3  # of sql/catalog.sql; a catalog of another version is thrown away
+VERSION = 4  # of sql/catalog.sql; a catalog of another version is thrown away
 _TEXTLESS = -VERSION  # the version of one without texts, so that no text stays in the file
 
 _BUSY_SECONDS = 5.0
@@ -311,10 +311,11 @@ class Catalog:
         return self._sessions(f"{where}{_NEWEST} LIMIT ?", *values, -1 if limit is None else limit)
 
     def count(self, *, project: str | None = None) -> int:
-        sql = "SELECT count(*) FROM sessions WHERE shown = 1"
-        if project is None:
-            return int(self._rows(sql)[0][0])
-        return int(self._rows(sql + " AND project = ?", project)[0][0])
+        if project is None:  # all rows are counted by pages, without a look at one of them
+            all_but = "SELECT (SELECT count(*) FROM sessions) - count(*)"
+            return int(self._rows(f"{all_but} FROM sessions WHERE shown = 0")[0][0])
+        sql = "SELECT count(*) FROM sessions WHERE shown = 1 AND project = ?"
+        return int(self._rows(sql, project)[0][0])
 
     def search(self, text: str, *, project: str | None = None, limit: int = 20) -> Hits:
         """Sessions that hold every word (or a longer one) and every "quoted phrase", best first.

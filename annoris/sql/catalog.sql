@@ -35,6 +35,7 @@ CREATE UNIQUE INDEX by_path ON sessions (path, layer, pending);
 CREATE INDEX by_id ON sessions (id, layer);
 CREATE INDEX by_tail ON sessions (substr(id, -8));
 CREATE INDEX by_claim ON sessions (claim, path) WHERE layer = 0;
+CREATE INDEX by_refused_claim ON sessions (path) WHERE layer = 0 AND claim <> id;
 CREATE INDEX by_fallback ON sessions (fallback) WHERE layer = 0;
 CREATE INDEX by_time ON sessions (shown, saved, id);
 CREATE INDEX by_project ON sessions (shown, project, saved, id);
