@@ -94,6 +94,12 @@ install-size:  ## Check that an installation stays below 60 MB
 load: $(INSTALLED)  ## A server under load, with all tiers and without each
 	PYTHONPATH=. $(BIN)/python benchmarks/load.py
 
+# How many times as many examples as in an ordinary run.
+FUZZ ?= 50
+
+fuzz: $(INSTALLED)  ## Everything that parses, against many more inputs than in a test run
+	ANNORIS_FUZZ=$(FUZZ) $(BIN)/pytest -n 2 -m hypothesis --timeout 3600 --deselect tests/test_model.py
+
 SEED ?= 0
 MINUTES ?= 2
 
@@ -104,4 +110,4 @@ clean:  ## Remove what these targets made
 	rm -rf .venv dist build site chaos.json .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .PHONY: help install demo test test-postgres lint type audit format coverage browser docs pictures dist \
-	wheel-test bench bench-scale install-size load chaos clean
+	wheel-test bench bench-scale install-size load chaos fuzz clean

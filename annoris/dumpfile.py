@@ -72,7 +72,7 @@ class Manifest:
             files = {name: Part(**part) for name, part in raw.pop("files").items()}
             _ = [_table(name) for name in files]
             return cls(files=files, keys=tuple(raw.pop("keys")), **raw)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"it can't be read: {error}") from error
 
     def rows(self) -> dict[str, int]:
@@ -131,7 +131,7 @@ class Tally:
         for number, line in enumerate(lines, 1):
             try:
                 self._row(table, json.loads(line))
-            except (ValueError, TypeError, AttributeError) as error:
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
                 raise ValueError(f"line {number}: {error}") from None
         self._files[name] = Part(len(lines), len(data), hashlib.sha256(data).hexdigest())
 

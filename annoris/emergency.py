@@ -400,7 +400,7 @@ def _cached(id: str, found: list[bytes]) -> Cached:
         return Cached(
             _session(known["session"]), int(position), known["checksum"], content.decode()
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise StorageError(
             f"what the emergency cache (Redis) holds of session {id} can't be read",
             hint="it is ignored, and gone within the hour",

@@ -287,7 +287,7 @@ def _drafts(content: bytes) -> list[Draft]:
     try:
         for header, data in _records(content):
             found.append(_draft(header, data))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise _Damaged(found) from error
     return found
 

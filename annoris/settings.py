@@ -254,8 +254,8 @@ def _from_toml(path: str) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: is not UTF-8 (byte {error.start})", hint="save the file as UTF-8"
         ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from None
     values: dict[str, Any] = {}
     for key, value in raw.items():
         if key in _SECTIONS:

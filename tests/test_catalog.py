@@ -27,6 +27,7 @@ from annoris import catalog as module
 from annoris.catalog import Catalog, Row
 from annoris.errors import StorageError, UsageError
 from annoris.model import Project, Session
+from tests.support.fuzz import examples
 
 ROOT = str(Path(annoris.__file__).parent.parent)
 
@@ -433,7 +434,7 @@ class TestIdentity:
         removed=st.lists(st.lists(st.sampled_from(SMALL), max_size=3), min_size=6, max_size=6),
     )
     @example(batches=[[("b.md", FALLBACKS["c.md"])], [("c.md", an_id(1))]], removed=[[], []])
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     def test_changes_in_any_order_give_what_a_rebuild_gives(
         self, batches: list[list[tuple[str, str]]], removed: list[list[str]]
     ) -> None:
@@ -720,7 +721,7 @@ class TestSearching:
         assert catalog.search(query) == []
 
     @given(query=st.text(max_size=60), text=st.text(max_size=60))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=examples(100), deadline=None)
     def test_no_text_breaks_a_search(self, query: str, text: str) -> None:
         with in_memory() as catalog:
             catalog.apply(commit="c", upserts=[a_row(1, text)])
@@ -729,7 +730,7 @@ class TestSearching:
                     catalog.search(odd)
 
     @given(text=st.text(st.characters(codec="utf-8", categories=("L", "N", "Z", "P")), max_size=60))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=examples(100), deadline=None)
     def test_a_text_is_found_by_all_of_its_words(self, text: str) -> None:
         with in_memory() as catalog:
             catalog.apply(commit="c", upserts=[a_row(1, f"{text} word")])

@@ -15,12 +15,13 @@ from annoris import document
 from annoris.errors import DocumentRefused
 from annoris.model import Document, Meta
 from tests.corpus import documents, session
+from tests.support.fuzz import examples
 
 ID = "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"
 OTHER = "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5c"
 FIELDS = {"id": ID, "project": "Web shop: new", "status": "done", "saved": "2026-11-24T06:22:00Z"}
 WHOLE = list(documents())
-some = settings(deadline=None, max_examples=60)
+some = settings(deadline=None, max_examples=examples(60))
 
 
 def front(block: str, body: str = "# T\n") -> bytes:
@@ -527,7 +528,7 @@ def sound(data: bytes) -> Document:
 
 
 @given(blocks, bodies, fields, st.sampled_from(["\n", "\r\n"]))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_stamping_is_idempotent_readable_and_leaves_body_and_etag(
     block: str, body: str, fields: dict[str, str], newline: str
 ) -> None:
@@ -551,7 +552,7 @@ def test_stamping_is_idempotent_readable_and_leaves_body_and_etag(
 
 
 @given(any_blocks)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_both_yaml_parsers_find_the_same_entries(block: str) -> None:
     assume(getattr(yaml, "CBaseLoader", None))
 
@@ -573,7 +574,7 @@ simple_values = tricky | tricky.map(document._scalar) | words.map(document._scal
 
 
 @given(st.lists(st.tuples(simple_keys, simple_values), max_size=3), st.sampled_from(["\n", "\r\n"]))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @example([("a", "null"), ("b", "~"), ("c", "1:2"), ("d", "x y")], "\n")
 @example([("a", '"\\\\ \\""')], "\r\n")
 def test_the_fast_path_agrees_with_yaml(pairs: list[tuple[str, str]], newline: str) -> None:
@@ -615,7 +616,7 @@ anything = st.binary(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=1
 
 
 @given(anything)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_any_bytes_are_parsed_or_refused_and_always_inspected(data: bytes) -> None:
     assert b"".join(document.split(data)) == data
     assert len(document.etag(data)) == 16

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from annoris import encoding
 from tests.corpus import documents
+from tests.support.fuzz import examples
 
 RUSSIAN = "# Отчёт\r\n\r\nВсё «готово»: проверка прошла, осталось написать письмо.\n"
 FRENCH = "# Résumé\n\nÇa été “vérifié” à Noël, près du château – où est-ce…\r\n"
@@ -61,7 +62,7 @@ PIECES = [
 
 
 @given(st.binary(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join))
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=examples(120))
 def test_any_bytes_are_repaired_to_utf_8(data: bytes) -> None:
     encoding.fix_encoding(data).decode()
 

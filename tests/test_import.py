@@ -24,6 +24,7 @@ from annoris.assistant.importers import Importer, Wish, session_id
 from annoris.assistant.page import clean, page
 from annoris.assistant.sources import objects, records
 from annoris.assistant.transcripts import ChatGPT, ClaudeCode, Codex, Item, Reader
+from tests.support.fuzz import examples
 from tests.support.machine import Machine
 
 FULL = os.environ.get("ANNORIS_FULL")  # before a test takes it away
@@ -767,7 +768,9 @@ _JSON = st.recursive(
     max_leaves=25,
 )
 _EASY = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

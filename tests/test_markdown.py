@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from annoris import document, markdown
 from annoris.errors import DocumentRefused, NotFound
 from tests.corpus import documents
+from tests.support.fuzz import examples
 
 WHOLE = list(documents())
 
@@ -83,7 +84,7 @@ PIECES = [
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=examples(120))
 def test_any_text_is_checked_and_each_problem_stands_on_a_line_of_the_file(text: str) -> None:
     try:
         parsed = document.parse(text.encode())
@@ -144,7 +145,7 @@ def test_a_section_that_is_not_there_is_answered_with_the_headings(title: str, h
 @given(
     st.text(st.characters(codec="utf-8"), max_size=20), st.integers(-1, 200), st.integers(0, 300)
 )
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=examples(80))
 def test_a_clip_is_a_beginning_and_counts_what_is_missing(
     text: str, limit: int, times: int
 ) -> None:

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annoris import naming
+from tests.support.fuzz import examples
 
 ID = "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"
 words = st.text(st.characters(codec="utf-8"), max_size=20)
-some = settings(deadline=None, max_examples=80)
+some = settings(deadline=None, max_examples=examples(80))
 
 NAMES = [
     "con.md", "con", "NUL", "com1", "COM¹", "lpt9", "a:b", "dot.", "dots...", "two\nlines", "🔥",

@@ -71,7 +71,7 @@ def _payload() -> Event:
     raw = b"" if sys.stdin.isatty() else sys.stdin.buffer.read(_MOST_BYTES)
     try:
         return dict(json.loads(raw))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise ValueError(f"the input ({len(raw)} bytes) is not a JSON object") from None
 
 

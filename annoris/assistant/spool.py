@@ -161,7 +161,7 @@ class Spool:
         try:
             with open(self._path(name), encoding="utf-8") as file:
                 found = json.load(file)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
 

@@ -100,7 +100,7 @@ def _parsed(data: bytes | None) -> tuple[Token, ...]:
     try:
         tokens = tuple(Token(**entry) for entry in tomllib.loads(data.decode())["token"])
         sound = all(token.scope in SCOPES and len(token.sha256) == 64 for token in tokens)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         sound = False
     if not sound:
         raise ConfigError(
