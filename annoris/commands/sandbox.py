@@ -23,7 +23,7 @@ try    annoris --sandbox list --all
        annoris sandbox heal           everything runs again
        annoris sandbox shell          annoris without --sandbox, in a shell
        annoris sandbox down           the end: nothing stays
-       {url}/docs"""
+       {url}      in a browser: the dashboard"""
 
 
 @app.callback()
