@@ -685,7 +685,9 @@ class Archive:
         if other := wanted.get("name"):
             self._must_be_free(other, name)
         name = self._project(name)
-        project = self.catalog.project(name) or new_project(self.catalog, self.master, name)
+        project = self.catalog.project(name) or new_project(
+            self.catalog, self.master, projects.named(name)
+        )
         told = " ".join(f"Set project {name}".split())[:60]
         return self.edit(project.path, lambda data: projects.edited(data, wanted, project), told)
 

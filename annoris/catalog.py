@@ -331,7 +331,7 @@ class Catalog:
     def projects(self) -> Projects:
         """All projects by name, with the number of sessions and when the newest was saved."""
         sql = "SELECT project, count(*), max(saved) FROM sessions WHERE shown = 1 GROUP BY project"
-        counted = {name: numbers for name, *numbers in self._rows(sql)}
+        counted = {_decoded(name): numbers for name, *numbers in self._rows(sql)}
         known = {project.name: project for project in self.filed()[0]}
         return [
             replace(known.get(name) or Project(name), sessions=number, newest=newest)

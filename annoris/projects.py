@@ -141,9 +141,19 @@ def _amount(value: Decimal, text: str) -> str:
     return exact
 
 
+def named(name: str) -> str:
+    """A name that a new project may have. Raises UsageError."""
+    try:
+        return _line(name)
+    except ValueError as error:
+        raise UsageError(f"the project's name: {error}", hint="write one short line") from None
+
+
 def _line(text: str) -> str:
     if len(text) > _WIDTH:
         raise ValueError(f"{len(text)} characters are more than {_WIDTH}")
+    if re.search("[\ud800-\udfff]", text):
+        raise ValueError("is not UTF-8")
     if re.search(r"[\x00-\x1f\x7f]", text):
         raise ValueError("has a line break or a control character in it")
     return document.usable("name", text)

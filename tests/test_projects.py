@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tomllib
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from annoris.model import Project
 from annoris.publish import Publisher
 from tests.support.githttp import bare, commit, commits, files, force_push
 from tests.support.machine import Machine
+from tests.support.service import Service
 from tests.support.tiers import Tiers
 
 Machines = Callable[..., Machine]
@@ -533,3 +535,33 @@ def test_two_empty_machines_that_begin_at_once_share_the_projects(
     put(laptop, "shop", status="active")
     desktop.save(b"# One\n\ntext\n", project="shop")
     assert known(desktop)["shop"].status == "active"
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_a_project_like_any_other(
+    machine: Machines, remote: Path
+) -> None:
+    """In lists of every edge; only a file of its own it can't have."""
+    odd = os.fsdecode(b"\xe9t\xe9")
+    commit(remote, {f"sessions/{odd}/note.md": b"# Note\n\ntext\n", "sessions/shop/a.md": b"# A\n"})
+    here = machine("laptop", remote)
+    assert here.run("sync").code == 0
+    assert set(known(here)) == {"shop", odd}
+    names = [one["name"] for one in here.run("projects", "list", "--json").json["projects"]]
+    assert sorted(names) == ["?t?", "shop"]
+    assert here.run("projects", "list").text.splitlines()[1].startswith("?t?\t1\t")
+    (row,) = here.run("list", "--project", odd, "--json").json["sessions"]
+    assert (row["project"], row["title"]) == ("?t?", "Note")
+    assert here.run("load", "--project", odd).out == b"# Note\n\ntext\n"
+    assert here.run("status").code == 0
+    with pytest.raises(UsageError, match="not UTF-8"):
+        put(here, odd, status="active")
+    with Service(here) as running:
+        for page in ("/", "/projects", "/sessions", f"/sessions/{row['id']}"):
+            shown = running.client.get(page)
+            assert shown.status_code == 200
+            assert "?t?" in shown.text
+        assert "project=%E9t%E9" in running.client.get("/").text
+        listed = running.client.get("/api/v1/projects").json()["projects"]
+        assert sorted(one["name"] for one in listed) == ["?t?", "shop"]
+    here.write("more.md", b"# Note\n\nmore\n")
+    assert here.run("save", "more.md", "--update", row["id"]).code == 0

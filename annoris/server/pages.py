@@ -12,6 +12,7 @@ import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 from fastapi import Request, Response
@@ -122,6 +123,11 @@ def _version_of(name: str) -> str:
         return f"/static/{name}?{hashlib.sha256(file.read()).hexdigest()[:12]}"
 
 
+def quoted(text: str) -> str:
+    """A value of a query; names on master need not be UTF-8."""
+    return quote(text, safe="", errors="surrogateescape")
+
+
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(os.path.join(_HERE, "templates")),
     autoescape=True,
@@ -131,6 +137,7 @@ _TEMPLATES = jinja2.Environment(
 )
 _TEMPLATES.filters |= {
     "ago": ago, "marked": marked, "money": money, "size": size, "milliseconds": milliseconds,
+    "urlencode": quoted,
 }  # fmt: skip
 _TEMPLATES.globals |= {"static": {
     name: _version_of(name) for name in ("app.css", "app.js", "icon.svg", "htmx/htmx.min.js")
