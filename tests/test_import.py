@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import sys
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
@@ -25,7 +26,13 @@ from annoris.assistant.page import clean, page
 from annoris.assistant.sources import objects, records
 from annoris.assistant.transcripts import ChatGPT, ClaudeCode, Codex, Item, Reader
 from tests.support.fuzz import examples
+from annoris.model import LeftOut
 from tests.support.machine import Machine
+
+if sys.version_info >= (3, 14):
+    from compression.zstd import compress
+else:
+    from zstandard import compress
 
 FULL = os.environ.get("ANNORIS_FULL")  # before a test takes it away
 TOKEN = "ghp_" + "a1B2" * 9
@@ -576,6 +583,39 @@ def test_codex_rollouts_become_sessions(here: Machine) -> None:
     for words in ("`shell`: `bash -lc echo 4`", "`shell` answered: `4`", "`apply_patch`: `***",
                   "`web search`: `sums`", "They asked for a sum.", "It is 4."):  # fmt: skip
         assert words in text
+
+
+def test_rollouts_that_codex_has_packed_are_read_as_they_were(
+    here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In several frames, cut, or no zstd at all; without a reader it is said what helps."""
+    folder = here.folder / ".codex/archived_sessions"
+    folder.mkdir(parents=True)
+    (folder.parent / "sessions").mkdir()
+    whole = codex(*[of_codex("user", f"question {n} " + os.urandom(3000).hex()) for n in range(99)])
+    lines = whole.splitlines(keepends=True)
+
+    def rollout(number: int, data: bytes) -> str:
+        file = folder / f"rollout-2026-10-29T00-59-38-{number}{TALK[1:]}.jsonl.zst"
+        file.write_bytes(data)
+        return str(file)
+
+    two = rollout(1, compress(b"".join(lines[:50])) + compress(b"".join(lines[50:])))
+    cut, none = rollout(2, compress(whole)[:-4000]), rollout(3, whole)
+    assert [len(list(records(file))) for file in (two, none)] == [99, 1]
+    assert list(records(none)) == ["rest of a packed file, which is damaged"]
+    told = [record for record in records(cut) if isinstance(record, str)]
+    assert told in (["last line, which is cut"], ["rest of a packed file, which is damaged"])
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    monkeypatch.setitem(sys.modules, "compression", None)
+    blind = list(sources.find("codex", str(folder)))
+    assert all(isinstance(one, LeftOut) and "annoris[assistant]" in one.why for one in blind)
+    monkeypatch.undo()
+    done = imported(here, "codex")
+    assert (len(done["receipts"]), [item["where"] for item in done["left_out"]]) == (2, [none])
+    assert "question 98" in text_of(here, "1" + TALK[1:], "codex")
+    (folder.parent / f"sessions/rollout-2026-10-29T00-59-38-1{TALK[1:]}.jsonl").write_bytes(whole)
+    assert not imported(here, "codex")["receipts"]
 
 
 def test_rollouts_of_the_first_form_are_read_too() -> None:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from functools import partial
 from typing import IO, Any
 
+from annoris.assistant import zst
 from annoris.assistant.transcripts import ChatGPT, ClaudeCode, Codex, Item, Reader
 from annoris.dataclass import dataclass
 from annoris.errors import UsageError
@@ -98,9 +99,13 @@ def _codex(path: str, env: Mapping[str, str]) -> Found:
     folders = [path] if path else [os.path.join(root, "sessions")]
     if not path and os.path.isdir(os.path.join(root, "archived_sessions")):
         folders.append(os.path.join(root, "archived_sessions"))
-    for file in _files(folders, r"rollout-.*\.jsonl", "Codex", "CODEX_HOME"):
-        named = re.search(rf"{_UUID}\Z", _stem(file))
-        yield _of_lines("codex", named[0] if named else _stem(file), [file], Codex)
+    for file in _files(folders, r"rollout-.*\.jsonl(?:\.zst)?", "Codex", "CODEX_HOME"):
+        if file.endswith(".zst") and not zst.readable():
+            yield LeftOut(file, "packed with zstd; to read it: pipx install 'annoris[assistant]'")
+            continue
+        name = _stem(file.removesuffix(".zst"))
+        named = re.search(rf"{_UUID}\Z", name)
+        yield _of_lines("codex", named[0] if named else name, [file], Codex)
 
 
 def _of_lines(
@@ -133,14 +138,21 @@ def _read_lines(key: str, files: Sequence[str], reader: Callable[[], Reader]) ->
 
 def records(file: str) -> Iterator[dict[str, Any] | str]:
     """The JSON objects of a file of lines; for a line that is none, what is wrong with it."""
-    with open(file, "rb") as lines:
-        while line := lines.readline(MAX_LINE + 1):
-            if len(line) > MAX_LINE:
-                while line and not line.endswith(b"\n"):
-                    line = lines.readline(_CHUNK)
-                yield f"line of more than {MAX_LINE >> 20} MiB"
-            elif line.strip():
-                yield from _record(line)
+    try:
+        with zst.opened(file) if file.endswith(".zst") else open(file, "rb") as lines:
+            yield from _records(lines)
+    except zst.Damaged:
+        yield "rest of a packed file, which is damaged"
+
+
+def _records(lines: io.BufferedIOBase) -> Iterator[dict[str, Any] | str]:
+    while line := lines.readline(MAX_LINE + 1):
+        if len(line) > MAX_LINE:
+            while line and not line.endswith(b"\n"):
+                line = lines.readline(_CHUNK)
+            yield f"line of more than {MAX_LINE >> 20} MiB"
+        elif line.strip():
+            yield from _record(line)
 
 
 def _record(line: bytes) -> Iterator[dict[str, Any] | str]:
