@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from annoris.archive import Archive
 from annoris.assistant import importers, sources
 from annoris.assistant.importers import Importer, Wish, session_id
 from annoris.assistant.page import clean, page
-from annoris.assistant.sources import objects, records
+from annoris.assistant.sources import folder_key, objects, records
 from annoris.assistant.transcripts import ChatGPT, ClaudeCode, Codex, Item, Reader
 from tests.support.fuzz import examples
 from annoris.model import LeftOut
@@ -720,16 +721,71 @@ def test_a_folder_of_markdown_is_taken_as_it_is(here: Machine) -> None:
     here.write("notes/.git/c.md", "# C\n\nhidden\n")
     here.write("notes/d.txt", "no Markdown")
     here.write("notes/e.md", b"\xff\xfebad")
+    here.write(os.fsdecode(b"notes/\xe9.md"), "# E\n\nodd name\n")
     here.write("notes/f.md", here.load(here.save(b"# Mine\n\ntext\n")[0].id))
     done = imported(here, "folder", "notes", code=6)
-    assert sorted(item["title"] for item in done["receipts"]) == ["A", "B"]
+    assert sorted(item["title"] for item in done["receipts"]) == ["A", "B", "E"]
     assert sorted(Path(item["where"]).name for item in done["left_out"]) == ["e.md", "f.md"]
-    data = here.load(session_id("folder", "notes/a.md"))
+    id = session_id("folder", folder_key(str(here.desk / "notes"), "a.md"))
+    data = here.load(id)
     assert data.endswith(b"---\r\n# A\r\n\r\ntext\r\n")
     assert b"tags: [x]" in data
     here.write("notes/a.md", "# A\n\nnew text\n")
     assert len(imported(here, "folder", "notes", code=6)["receipts"]) == 1
-    assert here.load(session_id("folder", "notes/a.md")).endswith(b"# A\n\nnew text\n")
+    assert here.load(id).endswith(b"# A\n\nnew text\n")
+
+
+def test_folders_of_one_name_and_layout_share_no_session(here: Machine) -> None:
+    """By the same path, through a link and from a folder above, a file is the same again."""
+    for shop in ("one", "two"):
+        here.write(f"{shop}/notes/a.md", f"# A of {shop}\n\ntext\n")
+    first, second = (imported(here, "folder", f"{shop}/notes") for shop in ("one", "two"))
+    ids = [done["receipts"][0]["id"] for done in (first, second)]
+    assert len(set(ids)) == 2
+    assert [here.load(id).splitlines()[-3] for id in ids] == [b"# A of one", b"# A of two"]
+    (here.desk / "link").symlink_to("one")
+    for path in ("one/notes", "two/notes", "one/notes/a.md", "link/notes", "one"):
+        assert not imported(here, "folder", path, "--again")["receipts"], path
+
+
+@pytest.mark.parametrize("state", ["kept", "lost"])
+def test_what_was_imported_before_folders_were_told_apart_makes_no_doubles(
+    here: Machine, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """The folder that it was made of goes on with it, even if most of it has changed since."""
+    for shop in ("one", "two"):
+        for name in ("a", "b"):
+            here.write(f"{shop}/notes/{name}.md", f"# {name} of {shop}\n\ntext\n")
+    conversation = sources.Conversation
+    with monkeypatch.context() as before:
+        before.setattr(
+            sources,
+            "Conversation",
+            lambda *given, **more: dataclasses.replace(
+                conversation(*given, **more), key=given[6], former=""
+            ),
+        )
+        with contextlib.closing(here.archive()) as archive:
+            found = list(sources.find("folder", str(here.desk / "one/notes")))
+            old = Importer(archive, Wish()).run("folder", found, lambda *_: None)
+    assert {item.id for item in old.receipts} == {
+        session_id("folder", f"notes/{name}.md") for name in ("a", "b")
+    }
+    if state == "lost":
+        (here.data / "imports.json").unlink()
+    here.write("one/notes/a.md", "# a of one\n\nnew text\n")
+    here.write("one/notes/c.md", "# c of one\n\ntext\n")
+    other = imported(here, "folder", "two/notes")
+    grown = imported(here, "folder", "one/notes")
+    made = {item["title"]: item["id"] for item in grown["receipts"]}
+    assert made["a of one"] == session_id("folder", "notes/a.md")
+    assert set(made) == {"a of one", "c of one"}
+    assert not {item["id"] for item in other["receipts"]} & {item.id for item in old.receipts}
+    assert b"new text" in here.load(made["a of one"])
+    for name in ("a", "b", "c"):  # all at once: who goes on is remembered
+        here.write(f"one/notes/{name}.md", f"# {name} of one\n\nlast text\n")
+    assert len(imported(here, "folder", "one/notes")["receipts"]) == 3
+    assert len(here.run("list", "--all", "--json").json["sessions"]) == 5
 
 
 # --- options -------------------------------------------------------------------------------------

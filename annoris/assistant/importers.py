@@ -8,6 +8,10 @@ which it leaves alone. The status is ``captured``: no import is ever the newest 
 What was imported is noted in ``imports.json`` of the data folder, after each batch: an import
 that was stopped goes on where it was. Without that file everything is read again, and what is on
 master already stays as it is.
+
+Files of a folder were once called by the folder's name and the path in it, so that two folders
+of one name shared sessions. Of those that have such sessions one goes on with them: the one that
+they were made of, which a file that is as it was then tells.
 """
 
 from __future__ import annotations
@@ -18,13 +22,15 @@ import re
 import secrets
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 
 from annoris import document, leaks
 from annoris.archive import Archive, parse_moment, project_at
 from annoris.assistant.page import Page, page
-from annoris.assistant.sources import CLIENTS, Conversation
+from annoris.assistant.sources import CLIENTS, Conversation, folder_key
 from annoris.dataclass import dataclass
 from annoris.errors import DocumentRefused, Unavailable
 from annoris.intake import SaveOptions, Source
@@ -73,13 +79,14 @@ class Importer:
         self._wish = wish
         self._state = _State(archive.settings.at("imports.json"))
         self._remote = cache(project_at)
+        self._has_looked = False
 
     def run(
         self, source: str, found: Iterable[Conversation | LeftOut], progress: Progress
     ) -> Imported:
         """Import what is new. Raises StorageError when this machine can't keep it."""
         result = Imported(source)
-        chosen = self._chosen(found, result)
+        chosen = self._chosen(self._called(list(found)), result)
         if chosen:
             self._look()
         batch: list[_Ready] = []
@@ -97,10 +104,52 @@ class Importer:
 
     def _look(self) -> None:
         """Learn what other machines have imported; without master, what this one knows must do."""
+        if self._has_looked:
+            return
+        self._has_looked = True
         try:
             self._archive.look(fresh=True)
         except Unavailable:
             self._archive.look()
+
+    def _called(self, found: list[Conversation | LeftOut]) -> list[Conversation | LeftOut]:
+        """The same, each conversation under the key that its session was made under."""
+        files = [item for item in found if isinstance(item, Conversation) and item.former]
+        if not files or not self._goes_on(files):
+            return found
+        return [self._as_it_was(item) if isinstance(item, Conversation) else item for item in found]
+
+    def _goes_on(self, files: list[Conversation]) -> bool:
+        """Whether a folder goes on with the sessions of its name."""
+        name = files[0].former.partition("/")[0]
+        place = folder_key(files[0].folder, "")
+        if name in self._state.owners or any(map(self._state.had, files)):
+            return self._state.owners.get(name) == place
+        if not any(self._state.knows(_once(item)) for item in files):
+            self._look()
+            if not any(map(self._holds, files)):
+                return False
+        self._state.owners[name] = place
+        if not self._wish.dry_run:
+            self._state.write()
+        return True
+
+    def _as_it_was(self, item: Conversation) -> Conversation:
+        """Under its former key, where there is or was a session under that."""
+        is_known = self._state.had(_once(item)) or self._former(item)
+        return _once(item) if is_known else item
+
+    def _former(self, item: Conversation) -> Session | None:
+        return self._archive.catalog.get(session_id(item.source, item.former))
+
+    def _holds(self, item: Conversation) -> bool:
+        """Whether the session under the former key is of what the file says now."""
+        row = self._former(item)
+        if not row or not item.document:
+            return False
+        with suppress(OSError):
+            return row.body_md5 == document.body_md5(document.split(item.document())[1])
+        return False
 
     def _chosen(
         self, found: Iterable[Conversation | LeftOut], result: Imported
@@ -268,6 +317,11 @@ class _Left(Exception):
         self.code = code
 
 
+def _once(item: Conversation) -> Conversation:
+    """A file as it was called once."""
+    return replace(item, key=item.former)
+
+
 def _moment(seconds: float) -> str:
     return datetime.fromtimestamp(max(0.0, seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -289,10 +343,12 @@ class _State:
     def __init__(self, path: str) -> None:
         self._path = path
         self._known: dict[str, str] = {}
+        self.owners: dict[str, str] = {}  # the folder that goes on with the sessions of a name
         try:
             with open(path, encoding="utf-8") as file:
-                found = json.load(file)["imported"]
-            self._known = {str(key): str(stamp) for key, stamp in found.items()}
+                found = json.load(file)
+            self._known = {str(key): str(stamp) for key, stamp in found["imported"].items()}
+            self.owners = {str(key): str(place) for key, place in found.get("owners", {}).items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             pass  # ids are stable: what is on master is found there
 
@@ -312,7 +368,8 @@ class _State:
         os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
         temporary = f"{self._path}.{secrets.token_hex(6)}"
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump({"version": 1, "imported": self._known}, file)
+            kept = {"version": 1, "imported": self._known, "owners": self.owners}
+            json.dump(kept, file)
         os.replace(temporary, self._path)
 
 

@@ -42,6 +42,7 @@ class Conversation:
     changed: float  # when, in seconds since the epoch
     stamp: str  # another one when it may hold something else
     folder: str = ""  # where it was held, as far as that does not stand in it
+    former: str = ""  # what it was called before folders of one name were told apart
     items: Callable[[], Iterable[Item]] | None = None
     document: Callable[[], bytes] | None = None
 
@@ -295,17 +296,26 @@ def _folder(path: str, _: Mapping[str, str]) -> Found:
     top = path if os.path.isdir(path) else os.path.dirname(path)
     for file in _files([path], r".*\.(?:md|markdown)", "Markdown", ""):
         inside = os.path.relpath(file, top).replace(os.sep, "/")
-        yield _of_markdown("folder", f"{os.path.basename(top)}/{inside}", file, top)
+        former = f"{os.path.basename(top)}/{inside}".encode(errors="replace").decode()
+        yield _of_markdown("folder", folder_key(top, inside), file, top, former)
 
 
-def _of_markdown(source: str, key: str, file: str, folder: str) -> Conversation | LeftOut:
+def folder_key(top: str, inside: str) -> str:
+    """What a file of a folder is called: another folder of the same name has other files."""
+    place = os.path.join(os.path.realpath(top), *inside.split("/"))
+    return hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
+
+
+def _of_markdown(
+    source: str, key: str, file: str, folder: str, former: str = ""
+) -> Conversation | LeftOut:
     try:
         known = os.stat(file)
     except OSError as error:
         return LeftOut(file, error.strerror or "unreadable")
     stamp = f"{known.st_size}.{known.st_mtime_ns}"
     return Conversation(
-        source, key, file, known.st_mtime, stamp, folder, document=partial(_bytes, file)
+        source, key, file, known.st_mtime, stamp, folder, former, document=partial(_bytes, file)
     )
 
 
