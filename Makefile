@@ -79,6 +79,10 @@ wheel-test: dist  ## Try the built wheel in an empty environment
 	cp -R tests examples config.example.toml pyproject.toml build/tests/
 	cd build/tests && ../wheel/bin/pytest -q -n 2 $(WHEEL_TESTS)
 
+# Needs Node.js, and the network once.
+conformance: $(INSTALLED)  ## The MCP's own suite and inspector against our server
+	sh .ci/conformance $(BIN)/annoris
+
 bench: $(INSTALLED)  ## Time each verb against its floor; writes docs/performance.md
 	$(BIN)/python benchmarks/bench.py --write docs/performance.md
 
@@ -111,3 +115,4 @@ clean:  ## Remove what these targets made
 
 .PHONY: help install demo test test-postgres lint type audit format coverage browser docs pictures dist \
 	wheel-test bench bench-scale install-size load chaos fuzz clean
+	wheel-test conformance bench bench-scale install-size load clean

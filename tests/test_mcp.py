@@ -12,6 +12,7 @@ import pytest
 from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS
 
 from annoris.assistant import guess
 from annoris.assistant.mcp import make_server
@@ -46,11 +47,12 @@ class Asked:
         return dict(result.structured_content or {})
 
     def failed(self, work: Work[Any]) -> str:
-        """What a request that is no tool's is refused with."""
+        """What a request that is no tool's is refused with: the client's mistake, by its code."""
 
         async def caught(client: Client) -> str:
             with pytest.raises(MCPError) as raised:
                 await work(client)
+            assert raised.value.code == INVALID_PARAMS
             return raised.value.message
 
         return self.ask(caught)
@@ -318,6 +320,8 @@ def test_the_prompt_brings_a_session_as_fenced_data(here: Asked) -> None:
     nothing = {"selector": "nothing"}
     said = here.failed(lambda client: client.get_prompt("continue_session", nothing))
     assert "no session" in said
+    said = here.failed(lambda client: client.get_prompt("nothing"))
+    assert said == "no prompt 'nothing'; there is continue_session"
 
 
 def test_requests_at_once_do_not_meet(here: Asked) -> None:

@@ -16,10 +16,16 @@ from inspect import cleandoc
 from typing import Annotated, Any
 
 from mcp.server import MCPServer
-from mcp.server.mcpserver.exceptions import ResourceError, ToolError
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, ToolAnnotations
+from mcp_types import (
+    INVALID_PARAMS,
+    GetPromptResult,
+    InputRequiredResult,
+    ToolAnnotations,
+)
 from pydantic import BeforeValidator, Field
 from starlette.types import ASGIApp
 
@@ -165,9 +171,7 @@ def make_server(lend: Lend, *, refuse_saves: str = "") -> MCPServer[Any]:
 
     ``refuse_saves``: why whoever asks may not save, and what to do. For stdio: ``.run()``.
     """
-    server: MCPServer[Any] = MCPServer(
-        "annoris", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING"
-    )
+    server = _Server("annoris", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING")
     tools = _Tools(lend, refuse_saves)
     for function, title, hints in (
         (tools.session_save, "Save a session", _WRITES),
@@ -201,6 +205,20 @@ def over_http(
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )  # fmt: skip
     return app, server.session_manager.run()
+
+
+class _Server(MCPServer[Any]):
+    async def get_prompt(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        context: Context[Any, Any] | None = None,
+    ) -> GetPromptResult | InputRequiredResult:
+        """As the SDK has it, which takes a name that is none for a bug of the server."""
+        known = [prompt.name for prompt in await self.list_prompts()]
+        if name not in known:
+            raise MCPError(INVALID_PARAMS, f"no prompt {name!r}; there is {', '.join(known)}")
+        return await super().get_prompt(name, arguments, context)
 
 
 class _Tools:
@@ -348,7 +366,8 @@ class _Tools:
             with self._archive() as archive:
                 return _found(archive, id, "").data.decode()
         except ToolError as error:
-            raise ResourceError(str(error)) from error
+            is_missing = isinstance(error.__cause__, NotFound)
+            raise (ResourceNotFoundError if is_missing else ResourceError)(str(error)) from error
 
     def continue_session(self, selector: Selector = "") -> str:
         """Bring a saved session into this conversation, to go on from it."""
