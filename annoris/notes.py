@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 
 
 class Notes:
@@ -19,7 +20,11 @@ class Notes:
 
     def keep(self, key: str, written: str, true: str) -> None:
         """Note that what carries ``written`` is ``true``. A disk that refuses is no error."""
-        if not key or self.find(key) == (written, true):
+        if not key:
+            return
+        if self.find(key) == (written, true):
+            with contextlib.suppress(OSError):
+                os.utime(os.path.join(self._folder, key))  # it is in use
             return
         temporary = os.path.join(self._folder, f".{os.urandom(6).hex()}")
         with contextlib.suppress(OSError):
@@ -32,6 +37,13 @@ class Notes:
         """Take back what was noted, if anything was."""
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(self._folder, key))
+
+    def prune(self, seconds: float) -> None:
+        """Take back what nobody has noted for so long, and what killed processes left."""
+        with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                if entry.stat().st_mtime < time.time() - seconds:
+                    self.forget(entry.name)
 
     def find(self, key: str) -> tuple[str, str] | None:
         """The etag as written and the true one, if anything was noted."""

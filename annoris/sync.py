@@ -44,7 +44,11 @@ _MOST_TOLD = 50  # paths of one kind in a report and in the log
 _MOST_READ = 500  # new documents that are looked at; verify looks at all
 _LOGGED = 300  # runs of this machine that the shared log is asked about
 _OLD = 3600.0  # seconds after which nobody is at what carries a passing name
-_PASSING = r"runs\.jsonl\.\d+|clone\.git\.position\.\d+|clone\.git\.[0-9a-f]{8}|\.tmp-.*"
+_PASSING = (
+    r"runs\.jsonl\.\d+|imports\.json\.[0-9a-f]{12}|convert-.*|clone\.git\.position\.\d+"
+    r"|clone\.git\.[0-9a-f]{8}|\.tmp-.*"
+)
+_NOTED = 90 * 86400.0  # seconds after which nobody comes back to a file that was loaded here
 
 
 def sync(
@@ -385,7 +389,7 @@ def double(path: str, id: str) -> Finding:
 
 
 def _tidy(archive: Archive) -> None:
-    """What killed processes left in the data folder, and runs that the shared log lacks."""
+    """What killed processes left in the data folder, old notes, runs that the shared log lacks."""
     for entry in os.scandir(archive.settings.data_dir):
         if entry.name.endswith(".git"):
             tidy(entry.path, _OLD)
@@ -396,6 +400,7 @@ def _tidy(archive: Archive) -> None:
                 shutil.rmtree(entry.path)
             else:
                 os.unlink(entry.path)
+    archive.notes.prune(_NOTED)
     archive.caches.log(run for run in archive.runs.recent(_LOGGED) if run.key)
 
 

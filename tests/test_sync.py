@@ -304,6 +304,29 @@ def test_full_heals_what_an_ordinary_sync_has_no_reason_to_look_at(
     in_step(here, tiers)
 
 
+def test_full_clears_away_what_killed_runs_left_and_notes_of_long_ago(
+    machine: Machines, remote: Path
+) -> None:
+    """What a run may still be at stays, and so does a note that was used since."""
+    here = machine("laptop", remote)
+    used, unused = here.save(doc(0), doc(1))
+    left = [here.data / name for name in ("convert-abcd1234", "imports.json.0123456789ab")]
+    current = here.data / "convert-efgh5678"
+    for path in (left[0], current):
+        path.mkdir(mode=0o700)
+    (left[0] / "catalog.sqlite").write_bytes(b"half")
+    left[1].write_bytes(b"{")
+    notes = {receipt.id: here.data / "seen" / receipt.id for receipt in (used, unused)}
+    for path in (*left, *notes.values()):
+        os.utime(path, (time.time() - 91 * 86400,) * 2)
+    here.load(used.id)
+    assert here.sync().code == 0
+    assert all(path.exists() for path in (*left, *notes.values()))
+    assert here.sync("--full").code == 0
+    kept = [path for path in (*left, current, *notes.values()) if path.exists()]
+    assert kept == [current, notes[used.id]]
+
+
 def test_full_puts_damaged_outbox_files_aside_and_delivers_the_rest(
     make: Machines, tiers: Tiers
 ) -> None:
