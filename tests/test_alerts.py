@@ -390,6 +390,24 @@ def test_a_digest_is_split_at_telegrams_limit_and_nothing_is_missing(
     assert f"({len(telegram.texts)}/{len(telegram.texts)})" in telegram.texts[-1]
 
 
+def test_a_digest_that_telegram_stops_halfway_comes_again_whole(
+    at: Callable[..., Alerts], telegram: Telegram
+) -> None:
+    """Its "retry after 7" is longer than an alert may take, so the next run tells it."""
+    many = [Alert(f"k{n}", "warning", f"title {n}", "text " * 100) for n in range(20)]
+    here, telegram.room = at(), 1
+    (complaint,) = here.raise_(many)
+    assert "retry after 7" in complaint
+    assert "it is kept for the next run" in complaint
+    assert here.condition().startswith("20 waiting")
+    telegram.room = 1000
+    telegram.payloads.clear()
+    assert here.raise_([]) == []
+    whole = "\n".join(telegram.texts)
+    assert all(alert.title in whole for alert in many)
+    assert here.condition() == "none waits"
+
+
 def test_what_no_message_can_hold_is_said_to_be_left_out(
     at: Callable[..., Alerts], telegram: Telegram
 ) -> None:

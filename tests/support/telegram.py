@@ -34,6 +34,7 @@ _REFUSALS: dict[str, tuple[int, str, dict[str, int]]] = {
 class Telegram:
     def __init__(self) -> None:
         self.mode: Mode = "ok"
+        self.room = 1000  # messages; then it says when to come again
         self.requests = 0
         self.payloads: list[dict[str, Any]] = []
         self._over = threading.Event()
@@ -83,6 +84,8 @@ class Telegram:
         trouble = _trouble(payload) if path != "/" else ""
         if trouble:
             return _refusal(400, f"Bad Request: {trouble}")
+        if len(self.payloads) >= self.room:
+            return _refusal(*_REFUSALS["flood"])
         self.payloads.append(payload)
         return 200, {"ok": True, "result": {"message_id": len(self.payloads)}}
 
