@@ -142,7 +142,9 @@ class Archive:
         made = self._intake().drafts(sources, options, self.default_project())
         new = [draft for _, _, draft in made if isinstance(draft, Draft)]
         beside = [
-            _transcript(source, self.outbox.find(item) if isinstance(item, str) else item)
+            _transcript(
+                source.transcript, self.outbox.find(item) if isinstance(item, str) else item
+            )
             for source, _, item in made
             if source.transcript
         ]
@@ -427,6 +429,15 @@ class Archive:
                 hint="one is kept by: annoris save FILE --transcript TRANSCRIPT",
             )
         return session, data
+
+    def attach(self, id: str, transcript: bytes) -> Draft:
+        """Keep a packed transcript for a session in the outbox, durable when this returns.
+
+        Raises NotFound, StorageError.
+        """
+        self.look()
+        (kept,) = self.outbox.add([_transcript(transcript, self.find(id))])
+        return kept
 
     def _load_from(self, tier: Tier, selector: str, project: str) -> Loaded:
         """What one tier answers. Raises Unavailable, which says why it does not."""
@@ -800,7 +811,7 @@ class Archive:
             self.master.must_fit(tip)
 
 
-def _transcript(source: Source, of: Draft | Receipt) -> Draft:
+def _transcript(data: bytes, of: Draft | Receipt | Session) -> Draft:
     """What is to be kept beside a session; the publisher knows the place."""
     return Draft(
         key="",
@@ -813,7 +824,7 @@ def _transcript(source: Source, of: Draft | Receipt) -> Draft:
         title=f"transcript of {of.title or of.name or of.id[-8:]}",
         body_md5="",
         at=now(),
-        data=source.transcript,
+        data=data,
     )
 
 

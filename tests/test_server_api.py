@@ -21,7 +21,9 @@ import pytest
 
 from annoris.cli import EXIT
 from annoris.envelope import load_ring, sealed_by
+from annoris.layout import transcript_of
 from annoris.server.problems import STATUS
+from tests.support import githttp
 from tests.support.githttp import GitServer, bare, commit
 from tests.support.machine import Machine
 from tests.support.service import Service, on_master, save, wait_until
@@ -667,6 +669,35 @@ def test_logs_are_json_and_hold_no_secret(make: Callable[..., Machine], tiers: T
         assert secret not in text
 
 
+def test_a_transcript_goes_to_a_session_and_comes_back_as_it_was(
+    service: Service, remote: Path, project: str
+) -> None:
+    """Packed on the way where the client can; lines of JSON, without credentials or masked."""
+    client = service.client
+    id = save(client, "# Work\n\ntext\n", project=project).json()["id"]
+    where, kind = f"/api/v1/sessions/{id}/transcript", {"Content-Type": "application/jsonl"}
+    assert client.get(where).status_code == 404
+    lines = b'{"type": "user", "message": "hello"}\n' * 99 + b"cut {"
+    put = client.put(where, content=lines, headers=kind)
+    assert (put.status_code, put.json()["state"], put.json()["op"]) == (200, "master", "attach")
+    assert "etag" not in put.headers
+    assert id in map(transcript_of, githttp.files(remote))
+    for coding in ("gzip", "identity"):
+        got = client.get(where, headers={"Accept-Encoding": coding})
+        assert (got.content, got.headers.get("content-encoding", "identity")) == (lines, coding)
+        assert got.headers["content-type"].partition(";")[0] == "application/jsonl"
+    leak = b'{"token": "' + b"ghp_" + b"a1B2" * 9 + b'"}\n'
+    refused = client.put(where, content=leak, headers=kind)
+    assert (refused.status_code, refused.json()["hint"]) == (422, "?redact=true masks them")
+    assert client.put(f"{where}?redact=true", content=leak, headers=kind).status_code == 200
+    assert b"[redacted: " in client.get(where).content
+    assert client.put(where, content=b"no JSON", headers=kind).status_code == 422
+    assert client.put(where, content=lines).status_code == 415
+    gone = client.put(where.replace(id, ABSENT), content=lines, headers=kind)
+    assert gone.status_code == 404
+    assert _markdown(client, id).text.endswith("# Work\n\ntext\n")
+
+
 def test_docs_and_openapi_need_no_network_and_no_token(service: Service) -> None:
     """Every file that /docs names comes from here; every operation documents its problems."""
     page = service.client.get("/docs")
@@ -713,6 +744,12 @@ _CONFIG = """
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", 401, 403, 404, 409, 412, 422, 428]
 """
+# Which it would not know how to write.
+_HOOKS = """
+import schemathesis
+
+schemathesis.serializer.alias("application/jsonl", "text/plain")
+"""
 
 
 @pytest.mark.timeout(1200 if FULL else 300)
@@ -723,6 +760,7 @@ def test_the_api_keeps_what_openapi_says(
     here = machine("server", remote)
     token = here.run("token", "new", "--scope", "admin").text.strip()
     (tmp_path / "schemathesis.toml").write_text(_CONFIG)
+    (tmp_path / "hooks.py").write_text(_HOOKS)
     phases, most = ("examples,coverage,fuzzing,stateful", "100") if FULL else ("fuzzing", "2")
     with Service(here, token=token, ANNORIS_SERVER_RATE="1000000") as service:
         save(service.client, "# One\n\ntext\n", project="p", name="n")
@@ -735,6 +773,7 @@ def test_the_api_keeps_what_openapi_says(
                 "--header", f"Authorization: Bearer {token}",
             ],
             cwd=tmp_path, capture_output=True, text=True, check=False,
+            env={**os.environ, "SCHEMATHESIS_HOOKS": "hooks"},
         )  # fmt: skip
         assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
-        assert "20 passed" in ran.stdout
+        assert "22 passed" in ran.stdout

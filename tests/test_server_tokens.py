@@ -41,6 +41,8 @@ def test_case_28_each_scope_may_what_it_says_and_no_more(
         ("GET", "/metrics", "read"),
         ("POST", "/api/v1/sessions", "write"),
         ("PUT", ABSENT, "write"),
+        ("GET", f"{ABSENT}/transcript", "read"),
+        ("PUT", f"{ABSENT}/transcript", "write"),
         ("DELETE", ABSENT, "write"),
         ("POST", "/api/v1/sync", "admin"),
     )

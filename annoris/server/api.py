@@ -22,9 +22,10 @@ from starlette.concurrency import run_in_threadpool
 
 from annoris import __version__, document, upkeep, verify
 from annoris.archive import excerpt
+from annoris.assistant import native
 from annoris.model import Loaded, Project, Run, Session
 from annoris.server import body, schemas, writing
-from annoris.server.body import DOCUMENT_BODY, JSON, MARKDOWN, Options, Word, tag
+from annoris.server.body import DOCUMENT_BODY, JSON, LINES, MARKDOWN, Options, Word, tag
 from annoris.server.courier import Courier, fate
 from annoris.server.guard import ADMIN, READ, WRITE
 from annoris.server.pool import Pool
@@ -89,6 +90,10 @@ class Loading(_Strict):
     at: Word = Field("", description="The revision that was the newest at that moment.")
     fresh: bool = Field(False, description="Insist on asking master.")
     part: Literal["document", "body"] = Field("document", description="With front matter, or not.")
+
+
+class Attaching(_Strict):
+    redact: bool = Field(False, description="Mask credentials; else one refuses the transcript.")
 
 
 class LoadingNewest(_Strict):
@@ -230,6 +235,29 @@ def diff(request: Request, id: Id, query: Annotated[Comparing, Query()]) -> Resp
 
 
 @router.get(
+    "/sessions/{id:uuid}/transcript",
+    dependencies=[READ, NO_QUERY],
+    tags=["sessions"],
+    response_class=Response,
+    responses={
+        200: {
+            "description": "What its client kept of the conversation: a JSON object in each line.",
+            "content": {LINES: {"schema": {"type": "string"}}},
+        },
+        **documented(404, 422),
+    },
+)
+def transcript(request: Request, id: Id) -> Response:
+    """The transcript beside a session."""
+    with _pool(request).lend() as archive:
+        data = archive.transcript(str(id))[1]
+    headers = {"Vary": "Accept-Encoding", "Cache-Control": "private, no-cache"}
+    if "gzip" in request.headers.get("accept-encoding", ""):  # as it is kept
+        return Response(data, headers={**headers, "Content-Encoding": "gzip"}, media_type=LINES)
+    return Response(native.unpacked(data), headers=headers, media_type=LINES)
+
+
+@router.get(
     "/search",
     dependencies=[READ],
     tags=["sessions"],
@@ -360,6 +388,27 @@ async def update(
     data, options = await body.document(request, query)
     item = await run_in_threadpool(writing.revise, _pool(request), str(id), data, options, if_match)
     return await writing.answer(request, item, prefer, if_match)
+
+
+@router.put(
+    "/sessions/{id:uuid}/transcript",
+    dependencies=[WRITE],
+    tags=["sessions"],
+    openapi_extra=body.LINES_BODY,
+    responses={
+        200: {"model": schemas.Receipt, "description": "On master, in the place of one before."},
+        **_LATER,
+        **documented(400, 404, 409, 413, 415, 422, 507),
+    },
+)
+async def keep_transcript(
+    request: Request, id: Id, query: Annotated[Attaching, Query()], prefer: Prefer = None
+) -> Response:
+    """Keep a transcript beside a session."""
+    data = await body.transcript(request)
+    pool = _pool(request)
+    item = await run_in_threadpool(writing.attach, pool, str(id), data, redact=query.redact)
+    return await writing.answer(request, item, prefer)
 
 
 @router.delete(

@@ -14,6 +14,7 @@ from annoris.server.problems import Problem, unfit
 
 MARKDOWN = "text/markdown"
 JSON = "application/json"
+LINES = "application/jsonl"
 
 _RAW = {MARKDOWN, "text/x-markdown", "text/plain", "application/octet-stream", ""}
 
@@ -93,6 +94,15 @@ CHANGES_BODY: dict[str, Any] = {
 }
 
 
+LINES_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "The client's own file: a JSON object in each line.",
+        "content": {LINES: {"schema": {"type": "string", "minLength": 1}}},
+    }
+}
+
+
 async def read(request: Request) -> bytes:
     """The body. Raises Problem (413) as soon as it is known to be too big, and 415 if coded."""
     limit: int = request.app.state.settings.server.max_body_bytes
@@ -111,6 +121,14 @@ async def read(request: Request) -> bytes:
     except ClientDisconnect:
         raise Problem("body", "the body ended too soon") from None
     return b"".join(pieces)
+
+
+async def transcript(request: Request) -> bytes:
+    """The transcript that a request carries."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in (LINES, "application/x-ndjson"):
+        raise Problem("media-type", "a transcript is lines of JSON", hint=f"send {LINES}")
+    return await read(request)
 
 
 async def changes(request: Request) -> dict[str, str]:

@@ -18,7 +18,16 @@ from starlette.concurrency import run_in_threadpool
 
 from annoris import document
 from annoris.archive import Accepted, Archive
-from annoris.errors import Conflict, NotFound, PolicyRefused, RemoteRefused, Unavailable
+from annoris.assistant import native
+from annoris.errors import (
+    Conflict,
+    CredentialFound,
+    DocumentRefused,
+    NotFound,
+    PolicyRefused,
+    RemoteRefused,
+    Unavailable,
+)
 from annoris.intake import SaveOptions, Source
 from annoris.model import Draft, Receipt, Session
 from annoris.server import body
@@ -96,6 +105,20 @@ def give_up(pool: Pool, id: str, if_match: str | None) -> Draft:
         return archive.give_up(id)
 
 
+def attach(pool: Pool, id: str, data: bytes, *, redact: bool) -> Draft:
+    """Keep a transcript in the outbox. Raises NotFound, and what ``native.packed`` does."""
+    with pool.lend() as archive:
+        try:
+            small = native.packed(data, "transcript", archive.settings.save, redact=redact)
+        except CredentialFound as error:
+            error.hint = "?redact=true masks them"
+            raise
+        except DocumentRefused as error:
+            error.hint = "send the client's .jsonl file, within save.max_bytes when packed"
+            raise
+        return archive.attach(id, small)
+
+
 def _matching(archive: Archive, id: str, if_match: str | None) -> Session:
     """The session, if it is at a revision that the caller knows. Raises NotFound, Problem (412)."""
     archive.look()
@@ -166,8 +189,9 @@ async def answer(
     if done.state == "refused":
         raise await run_in_threadpool(_refusal, request.app.state.pool, done, found.key)
     receipt = replace(done, problems=problems)
-    etag = document.etag(found.data) if receipt.state == "master" and found.data else ""
-    new = found.op == "save" and not found.base and receipt.state == "master"
+    saved = found.op == "save" and receipt.state == "master"
+    etag = document.etag(found.data) if saved else ""
+    new = saved and not found.base
     return _told(receipt, found.key, etag, new=new)
 
 

@@ -84,6 +84,7 @@ EFFECTS = {
     "convert.here", "convert.reseal", "convert.racing",
     "sync.sync", "sync.follow", "sync.running", "verify.verify",
     "hooks.run", "hooks.flush",
+    "Archive.set_project", "Archive.attach",
 }  # fmt: skip
 # … and those that only read, or have no effects but through one of the above.
 READS = {
