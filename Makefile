@@ -114,5 +114,4 @@ clean:  ## Remove what these targets made
 	rm -rf .venv dist build site chaos.json .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .PHONY: help install demo test test-postgres lint type audit format coverage browser docs pictures dist \
-	wheel-test bench bench-scale install-size load chaos fuzz clean
-	wheel-test conformance bench bench-scale install-size load clean
+	wheel-test conformance bench bench-scale install-size load chaos fuzz clean

@@ -26,8 +26,8 @@ from annoris.assistant.importers import Importer, Wish, session_id
 from annoris.assistant.page import clean, page
 from annoris.assistant.sources import folder_key, objects, records
 from annoris.assistant.transcripts import ChatGPT, ClaudeCode, Codex, Item, Reader
-from tests.support.fuzz import examples
 from annoris.model import LeftOut
+from tests.support.fuzz import examples
 from tests.support.machine import Machine
 
 if sys.version_info >= (3, 14):

@@ -76,7 +76,7 @@ EFFECTS = {
     "Emergency.put", "Emergency.remove", "Emergency.drop", "Emergency.unpoint",
     "Spool.add", "Spool.drop", "Spool.refuse", "Spool.alone", "Spool.keep_talk", "Spool.fail",
     "Spool.failure", "Spool.answered",
-    "Notes.keep", "Notes.forget", "Runs.add",
+    "Notes.keep", "Notes.forget", "Notes.prune", "Runs.add",
     "Alerts.note", "Alerts.raise_", "Alerts.test",
     "keys.create", "keys.bring", "keys.rotate", "keys.retire",
     "envelope.new_key_file", "envelope.edit_key_file",
@@ -84,7 +84,7 @@ EFFECTS = {
     "convert.here", "convert.reseal", "convert.racing",
     "sync.sync", "sync.follow", "sync.running", "verify.verify",
     "hooks.run", "hooks.flush",
-    "Archive.set_project", "Archive.attach",
+    "Archive.attach",
 }  # fmt: skip
 # … and those that only read, or have no effects but through one of the above.
 READS = {
@@ -151,7 +151,7 @@ PASSED: dict[str, set[str]] = {
         "Archive.record", "Master.peek", "Outbox.answer", "Runs.add",
         "sync.follow", "sync.running", "sync.sync",
     },
-    "sync --full": {"Outbox.put_away"},
+    "sync --full": {"Notes.prune", "Outbox.put_away"},
     "verify --repair": {
         "Catalog.discard", "Catalog.examine", "Master.fresh", "Master.give_way", "verify.verify",
     },
@@ -188,6 +188,7 @@ PASSED_BY_NOBODY = {
     "Outbox.answered": "only when two processes share a push",
     "Catalog.reopen": "only when the catalog is damaged",
     "Alerts.test": "sends, and keeps nothing",
+    "Archive.attach": "only the server; it adds to the outbox as a save does",
     "Emergency.drop": "only where a value is wrong",
     "Emergency.unpoint": "only where a pointer is wrong",
     "Hot.discard": "only where a row is wrong",
