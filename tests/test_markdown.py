@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import re
 from typing import Any
 
@@ -43,6 +44,7 @@ def rules(text: str, **options: Any) -> list[tuple[str, int]]:
         ("# T\n\nÐ¡Ñ‚Ð°Ñ‚ÑƒÑ Ð³Ð¾Ñ‚Ð¾Ð²\n", [("mojibake", 3)]),
         ("# T\n\nРЎС‚Р°С‚СѓСЃ: РІ СЂР°Р±РѕС‚Рµ\n", [("mojibake", 3)]),
         ("# T\n\ncafÃ© â€œquotedâ€\x9d\n", [("mojibake", 3)]),
+        ("[only]: /a-link\n", [("no-h1", 0)]),
         ("# T\n\n« né », ‘É’, «СССР», №7 — à 5 °C\n", []),
     ],
 )
@@ -75,6 +77,34 @@ def test_the_line_scan_sees_what_the_markdown_parser_sees(name: str, data: bytes
         for scan in (document.outline, markdown._parsed)
     ]
     assert shown[0] == shown[1]
+
+
+LINES = [
+    "# T", "## b #", "#tag", "text", "- item", "  - sub", "1. one", "   para", "> q", "", "",
+    "```", "```py", "```", "~~~", "````", "   ```", "  # in", "    # c", "---", "===", "-", "<b>",
+    "<div>", "<!-- x", "-->", "<https://a>", "\tx", "- ```", "> ```", "[a]: /u 'x", "``` a`b", "-a",
+    " ", " ---", "-\tx", "\x0b", "- # h", "# x \\#", "\u2028# no", "<pre>",
+    "- <pre>", "          - deep", "#\tt", "1)", "* * *", "~~~~ `", "- - - - - - - - - - - x",
+]  # fmt: skip
+
+
+def test_where_no_parser_is_asked_it_would_have_seen_the_same() -> None:
+    chance, sure = random.Random(5), 0
+    for _ in range(4000):
+        some = chance.sample(LINES, chance.randint(1, len(LINES)))
+        text = "\n".join(chance.choices(some, k=chance.randint(1, 12)))
+        if markdown._is_plain(text):
+            sure += 1
+            assert list(document.outline(text)) == list(markdown._parsed(text)), text
+    assert sure > 300
+
+
+@pytest.mark.parametrize(
+    "line", ["  # in a list", "<div>", "- ```", "a\n===", "\t# x", "```", "- - - - - - - - - - x"]
+)
+def test_what_only_a_parser_can_judge_it_is_asked_about(line: str) -> None:
+    assert markdown._is_plain("# T\n\n- a\n\n```\n  # code\n<div>\n```\n\ntext\n---text\n")
+    assert not markdown._is_plain(f"# T\n\n{line}\n\nb\n")
 
 
 PIECES = [
