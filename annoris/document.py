@@ -138,7 +138,16 @@ def etag(data: bytes) -> str:
 
     So it is the same before and after it is stamped in.
     """
+    return _etag(_lenient(data), data)
+
+
+def etags(data: bytes) -> tuple[str, str]:
+    """The etag that a document carries, empty for none, and the true one."""
     block = _lenient(data)
+    return block.says("etag") if block else "", _etag(block, data)
+
+
+def _etag(block: _Block | None, data: bytes) -> str:
     own = block.entries.get(block.home("etag")) if block else None
     if not block or not own:
         return _digest(data)
@@ -477,8 +486,10 @@ _FIELDS = r"\s+[|·•]\s+(?=[\W_]*\*\*)"
 _HEAD_LINES = 60
 _LINE_LIMIT = 300  # characters of a line that are read for metadata: some have megabytes
 
+# Anchored at a newline, which re finds faster than the beginning of a line.
 _HIDDEN = (
-    r"(?ms)^ {0,3}(`{3,}(?=[^`\n]*$)|~{3,})(?:.*?\n {0,3}\1[`~]*[ \t]*$|.*)"
+    r"(?s)\n {0,3}(`{3,}(?=[^`\n]*(?:\n|\Z))|~{3,})"
+    r"(?:.*?\n {0,3}\1[`~]*[ \t]*(?=\n|\Z)|.*)"
     r"|<!--(?:.*?-->|.*)"
 )
 _MARKERS = r"^[ \t]*(?:(?:>|[-*+][ \t]|#{1,6}[ \t])[ \t]*)*"
@@ -521,8 +532,14 @@ def inspect(data: bytes) -> Meta:
 
     Bytes that are not UTF-8 are read as replacement characters, broken front matter as body.
     """
+    return read(data)[0]
+
+
+def read(data: bytes) -> tuple[Meta, str, bytes]:
+    """What a document says of itself, its true etag, and its body; as ``inspect`` takes it."""
     block = _lenient(data)
-    return _meta(block, data[block.size if block else 0 :].decode("utf-8", "replace"))
+    body = data[block.size if block else 0 :]
+    return _meta(block, body.decode("utf-8", "replace")), _etag(block, data), body
 
 
 def _refused(
@@ -598,8 +615,11 @@ def _title(body: str) -> str:
 
 def _top(body: str) -> list[str]:
     """The body's first lines, without what fences and comments hide."""
-    lines = (line[:_LINE_LIMIT] for line in body.split("\n", _HEAD_LINES)[:_HEAD_LINES])
-    return re.sub(_HIDDEN, "", "\n".join(lines)).split("\n")
+    lines = [line[:_LINE_LIMIT] for line in body.split("\n", _HEAD_LINES)[:_HEAD_LINES]]
+    text = "\n".join(lines)
+    if not ("```" in text or "~~~" in text or "<!--" in text):
+        return lines
+    return re.sub(_HIDDEN, "", "\n" + text).split("\n")
 
 
 def _body_fields(body: str) -> Iterator[tuple[str, str]]:

@@ -94,13 +94,20 @@ class Follower:
     def refresh(self) -> None:
         """Make the catalog show the tip that this machine knows, and the outbox over it.
 
+        Raises as ``catch_up`` does.
+        """
+        self.catch_up()
+        if self.catalog.overlay_keys() != self.outbox.waiting():
+            self.overlay()
+
+    def catch_up(self) -> None:
+        """Make layer 0 of the catalog show the tip that this machine knows.
+
         Raises ScopeMismatch or KeyProblem when this machine does not fit that tip.
         """
         identity = self.master.identity
         while (self.catalog.commit, self.catalog.master) != (tip := self.master.tip(), identity):
             self.show(tip)
-        if self.catalog.overlay_keys() != self.outbox.waiting():
-            self.overlay()
 
     def show(self, tip: str) -> None:
         """Make layer 0 of the catalog show a commit, if no other process is at it."""
@@ -252,9 +259,7 @@ def make_row(path: str, oid: str, data: bytes) -> Row:
     """
     from annoris import document  # noqa: PLC0415 - nothing new on master, nothing to read
 
-    meta = document.inspect(data)
-    etag = document.etag(data)
-    body = document.split(data)[1]
+    meta, etag, body = document.read(data)
     told = id_in(path)
     fallback = told or id_of(path)
     session = Session(

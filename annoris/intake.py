@@ -187,7 +187,7 @@ class Intake:
         same_body = row and not row.pending and document.body_md5(parsed.body) == row.body_md5
         if row and same_body and same_text(data, self._master.blob(row.oid, row.path)):
             return _unchanged(row)
-        title = document.inspect(data).title
+        title = parsed.meta.title  # neither it nor the body is touched by a stamp
         path = row.path if row else self._master.layout.path_for(project, title, created, id)
         return Draft(
             key="",
@@ -259,9 +259,9 @@ class Intake:
             data = draft.data
         else:
             return
-        meta, etag = document.inspect(data), document.etag(data)
+        literal, etag = document.etags(data)
         if receipt.state != "conflict":
-            self._notes.keep(receipt.id, meta.etag, etag)
+            self._notes.keep(receipt.id, literal, etag)
         if parsed.meta.id and parsed.meta.etag:
             written = f"{parsed.meta.id}:{parsed.meta.etag}"
             self._notes.keep(file_key(source.file), written, f"{receipt.id}:{etag}")

@@ -28,7 +28,8 @@ class Notes:
             return
         temporary = os.path.join(self._folder, f".{os.urandom(6).hex()}")
         with contextlib.suppress(OSError):
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            if not os.path.isdir(self._folder):
+                os.makedirs(self._folder, mode=0o700, exist_ok=True)
             with open(temporary, "w", encoding="ascii") as file:
                 file.write(f"{written or '-'} {true}")
             os.replace(temporary, os.path.join(self._folder, key))

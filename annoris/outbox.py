@@ -302,8 +302,8 @@ def _records(content: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
 
     if not content.startswith(_MAGIC):
         raise ValueError("not an outbox file")
-    position = len(_MAGIC)
-    while content[position:] != _END:
+    position, end = len(_MAGIC), len(content) - len(_END)
+    while position != end or not content.endswith(_END):
         line_end = content.index(b"\n", position)
         digest, header_size, data_size = content[position:line_end].split(b" ")
         header_end = line_end + 1 + int(header_size)

@@ -95,7 +95,7 @@ class Publisher:
                 outcome.error = self._unanswered(deadline) if ask_first else None
                 if outcome.error is None:
                     self._publish(drafts, own, deadline, outcome)
-                self.follower.refresh()
+                self.follower.catch_up()
                 self.follower.overlay()
         for key in own - outcome.receipts.keys():
             if receipt := self.outbox.answered(key):
@@ -232,7 +232,7 @@ class Publisher:
             self.follower.fetch(deadline)
             fresh = True
         while True:
-            self.follower.refresh()
+            self.follower.catch_up()  # what waits is laid over it once, when it is known what does
             try:
                 return attempt(self.master.tip(), fresh)
             except _AskFirst:
@@ -307,13 +307,17 @@ class Publisher:
 
     def _begin_projects(self, settled: _Settled) -> None:
         """A file for each project that has none, in the commit of its first session."""
-        begun: set[str] = set()
+        looked: set[str] = set()  # by names as documents say them, and as projects have them
         for files in settled.commits.values():
             for row in [settled.rows.get(path) for path in files]:
-                name = self.catalog.canonical(row.session.project) if row else ""
-                if not name or name in begun or self.catalog.project(name):
+                stated = row.session.project if row else ""
+                if not stated or stated in looked:
                     continue
-                begun.add(name)
+                name = self.catalog.canonical(stated)
+                known = name in looked or self.catalog.project(name)
+                looked |= {stated, name}
+                if known:
+                    continue
                 project = new_project(self.catalog, self.master, name)
                 if project.path in settled.projects:  # names that only Unicode tells apart
                     project = replace(project, path=self.master.project_path(name, project.id))

@@ -64,7 +64,7 @@ EFFECTS = {
     "Master.fresh", "Master.give_way", "Master.restore", "Master.recall",
     "Catalog.apply", "Catalog.overlay", "Catalog.reopen", "Catalog.discard", "Catalog.examine",
     "Follower.fetch", "Follower.take", "Follower.mark_checked", "Follower.refresh",
-    "Follower.rebuild", "Follower.overlay", "Follower.show",
+    "Follower.rebuild", "Follower.overlay", "Follower.show", "Follower.catch_up",
     "Publisher.flush", "Publisher.edit",
     "Breaker.failed", "Breaker.succeeded",
     "Archive.save", "Archive.accept", "Archive.deliver", "Archive.give_up", "Archive.delete",
