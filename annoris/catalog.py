@@ -49,6 +49,9 @@ _values = attrgetter(*_NAMES)
 _SELECT = f"SELECT {_FIELDS} FROM sessions WHERE "  # noqa: S608 - constants only
 _STATE = "SELECT value FROM state WHERE key = ?"
 _NEWEST = " ORDER BY saved DESC, id DESC"
+# The same for the few that a name or an id finds. A plus keeps SQLite from an index: it would
+# take the one that needs no sorting, and look through every session of a project.
+_SORTED = " ORDER BY +saved DESC, +id DESC"
 _INSERT = (
     f"INSERT INTO sessions (layer, claim, fallback, folded, stated, {_FIELDS}) "  # noqa: S608 - constants
     f"VALUES ({', '.join('?' * (5 + len(_NAMES)))})"
@@ -244,7 +247,7 @@ class Catalog:
     # --- reading -----------------------------------------------------------------------------
 
     def get(self, id: str) -> Session | None:
-        return self._one("id = ? AND shown = 1", id)
+        return self._one("id = ? AND +shown = 1", id)
 
     def at(self, path: str) -> Session | None:
         """The session at a path; one that waits goes before one that is there."""
@@ -257,7 +260,7 @@ class Catalog:
     def named(self, project: str, name: str) -> Sessions:
         """All sessions of that name in the project, newest first; normally one."""
         where = "shown = 1 AND project = ? AND name = ? AND name <> ''"
-        return self._sessions(where + _NEWEST, project, name)
+        return self._sessions(where + _SORTED, project, name)
 
     def holders(self, project: str, name: str) -> Sessions:
         """Sessions of that name on master, whatever waits in the outbox."""
@@ -271,9 +274,9 @@ class Catalog:
             return []
         end = prefix + "g"  # sorts after everything that starts with the prefix
         where = (
-            "(id >= ?1 AND id < ?2 OR substr(id, -8) >= ?1 AND substr(id, -8) < ?2) AND shown = 1"
+            "(id >= ?1 AND id < ?2 OR substr(id, -8) >= ?1 AND substr(id, -8) < ?2) AND +shown = 1"
         )
-        return self._sessions(where + _NEWEST, prefix, end)
+        return self._sessions(where + _SORTED, prefix, end)
 
     def newest(self, project: str | None) -> Session | None:
         """The session saved last, of a project or of all; at the same second the greater id.
@@ -381,7 +384,7 @@ class Catalog:
 
     def twin(self, project: str, body_md5: str) -> Session | None:
         """The newest session of a project that has the same body."""
-        return self._one("shown = 1 AND project = ? AND body_md5 = ?" + _NEWEST, project, body_md5)
+        return self._one("shown = 1 AND project = ? AND body_md5 = ?" + _SORTED, project, body_md5)
 
     def settled(self) -> Sessions:
         """Every session that master holds, whatever waits in the outbox."""

@@ -857,3 +857,35 @@ def test_two_thousand_sessions_are_listed_searched_and_selected(catalog: Catalog
     catalog.apply(commit="c2", upserts=[], removals=[*catalog.entries()][:1500])
     assert catalog.count() == 500
     assert len(catalog.search("words", limit=1000)) == 500
+
+
+def test_finding_one_session_takes_the_same_steps_among_many(tmp_path: Path) -> None:
+    lookups: list[Callable[[Catalog], object]] = [
+        lambda catalog: catalog.get(an_id(7)),
+        lambda catalog: catalog.base(an_id(7)),
+        lambda catalog: catalog.at("sessions/work/2026/01/00007.md"),
+        lambda catalog: catalog.named("work", "seven"),
+        lambda catalog: catalog.holders("work", "seven"),
+        lambda catalog: catalog.prefixed(an_id(7)[-8:]),
+        lambda catalog: catalog.twin("work", a_row(7, "7").session.body_md5),
+        lambda catalog: catalog.newest("work"),
+        lambda catalog: catalog.list(project="work", limit=1),
+    ]
+    steps: list[list[int]] = []
+    for size in (20, 2000):
+        with contextlib.closing(Catalog(str(tmp_path / str(size)))) as catalog:
+            rows = [a_row(n, str(n), name="seven" if n == 7 else "") for n in range(size)]
+            catalog.apply(commit="c", upserts=rows)
+            counts = [0]
+
+            def count(counts: list[int] = counts) -> int:
+                counts[-1] += 1
+                return 0
+
+            catalog._db.set_progress_handler(count, 10)
+            for lookup in lookups:
+                assert lookup(catalog)
+                counts.append(0)
+            catalog._db.set_progress_handler(None, 0)
+            steps.append(counts)
+    assert [many <= few + 5 for few, many in zip(*steps, strict=True)] == [True] * len(steps[0])
