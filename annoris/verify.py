@@ -186,10 +186,13 @@ class _Look:
         self.unfit: set[str] = set()
         self.tip = ""
         self._sums: dict[str, str] = {}  # MD5 by blob id
+        self._whole: Future[str] | None = None  # nobody else uses the catalog before it is there
 
     def run(self) -> list[Finding]:
-        found = [*self._outbox(), *self._dumps(), *self._remote()]
-        with ThreadPoolExecutor(1) as pool:  # git checks objects while we compare
+        with ThreadPoolExecutor(2) as pool:  # SQLite and git check themselves, we look elsewhere
+            if not self.scope.quick:
+                self._whole = pool.submit(self.archive.catalog.damage)
+            found = [*self._outbox(), *self._dumps(), *self._remote()]
             sound = pool.submit(self.archive.master.check) if self._checks_objects() else None
             try:
                 self.tip = self.archive.master.tip()
@@ -303,7 +306,7 @@ class _Look:
 
     def _catalog(self, tree: dict[str, str]) -> Iterator[Finding]:
         catalog = self.archive.catalog
-        if not self.scope.quick and (said := catalog.damage()):
+        if self._whole and (said := self._whole.result()):
             yield Finding("catalog-damaged", "catalog", "", said, "annoris verify --repair")
             return
         try:
