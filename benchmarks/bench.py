@@ -5,10 +5,11 @@ query. Each verb runs in turn with its floor, so that a machine whose speed drif
 Nothing here passes or fails: figures are for people.
 
     python benchmarks/bench.py [--sizes 100,1000] [--verbs list,load] [--runs 9] [--json]
-                               [--write docs/performance.md]
+                               [--write docs/performance.md] [--peers pass,nb]
 
-On a busy machine trust the ratio of processor time (of the processes, not of servers), on a quiet
-one that of the medians.
+Loads within one process, a server under load and, with ``--peers``, other tools on the same texts
+have tables of their own. On a busy machine trust the ratio of processor time (of the processes, not
+of servers), on a quiet one that of the medians.
 """
 
 from __future__ import annotations
@@ -16,23 +17,25 @@ from __future__ import annotations
 import argparse
 import compileall
 import contextlib
+import fcntl
 import json
 import os
 import platform
 import shutil
+import socket
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import corpus, report
+from benchmarks import corpus, inside, others, report, service
 from benchmarks.floors import BULK, CHECK, HOT, SEARCH
-from tests.support.servers import Postgres
+from tests.support.servers import Postgres, Valkey
 
 PYTHON = sys.executable
 ANNORIS = str(Path(PYTHON).with_name("annoris"))
@@ -60,7 +63,8 @@ class Verb(NamedTuple):
     floor: Callable[[], list[Step]]
     tiers: str = "clone"
     before: Callable[[], object] = lambda: None
-    slow: bool = False  # proportional to N: fewer runs
+    slow: bool = False  # proportional to N, or followed by a long wait: fewer runs
+    env: Mapping[str, str] = {}
 
 
 class Bench:
@@ -69,6 +73,7 @@ class Bench:
     def __init__(self, folder: Path, size: int, hot_url: str) -> None:
         self.folder, self.size, self.hot_url, self.count = folder, size, hot_url, 0
         self.filled = -1
+        self.deaf = socket.create_server(("127.0.0.1", 0))  # takes connections, never answers
         folder.mkdir()
         self.remote, self.plain = folder / "remote.git", folder / "plain.git"
         self.clone = folder / "floor.git"
@@ -94,9 +99,11 @@ class Bench:
             self.run([Step(list(command))], out=file.fileno())
         return out.read_text()
 
-    def run(self, steps: list[Step], hot: bool = False, out: int | None = None) -> Took:
+    def run(
+        self, steps: list[Step], more: Mapping[str, str] | None = None, out: int | None = None
+    ) -> Took:
         """Run steps one after the other; their time, and the most memory that one took."""
-        env = {**self.env, **({"ANNORIS_HOT_URL": self.hot_url} if hot else {})}
+        env = {**self.env, **(more or {})}
         started, cpu, most = time.perf_counter(), 0.0, 0
         said = self.folder / "stderr"
         for step in steps:
@@ -124,6 +131,8 @@ class Bench:
         fetch = Step(["git", "-C", str(self.clone), "fetch", "--quiet", "origin"])
         catalog = str(self.folder / "data" / "catalog.sqlite")
         newest = self.newest["id"]
+        hot = {"ANNORIS_HOT_URL": self.hot_url}
+        deaf = {"ANNORIS_HOT_URL": f"postgresql://a@127.0.0.1:{self.deaf.getsockname()[1]}/a"}
         return [
             Verb("help", 1.3, lambda: [self.annoris("--help")], lambda: [typer]),
             Verb("list", 1.3, lambda: [self.annoris("list")], lambda: [typer_sqlite]),
@@ -139,17 +148,24 @@ class Bench:
                 "sync --full into an empty hot cache", 1.5,
                 lambda: [self.annoris("sync", "--full")],
                 lambda: [Step([PYTHON, "-c", BULK, str(self.clone), self.hot_url])],
-                "hot, clone", self.empty, slow=True,
+                "hot, clone", self.empty, slow=True, env=hot,
             ),
             Verb(
                 "load from the hot cache", 1.25, lambda: [self.annoris("load", newest)],
                 lambda: [Step([PYTHON, "-c", HOT, self.hot_url, newest])],
-                "hot", self.full,
+                "hot", self.full, env=hot,
             ),
             Verb(
                 "verify", 1.5, lambda: [self.annoris("verify")],
                 lambda: [Step([PYTHON, "-c", CHECK, str(self.clone), self.hot_url])],
-                "hot, clone", self.full, slow=True,
+                "hot, clone", self.full, slow=True, env=hot,
+            ),
+            *(
+                Verb(
+                    f"hook {event}", 1.5, lambda event=event: [self.hook(event)],  # type: ignore[misc]
+                    lambda: [typer], "hot silent", self.calm, slow=True, env=deaf,
+                )
+                for event in ("stop", "session-end")
             ),
         ]  # fmt: skip
 
@@ -160,6 +176,21 @@ class Bench:
         self.count += 1
         (self.folder / "one.md").write_text(f"# One\n\nversion {self.count}\n")
         return [self.annoris("save", "--name", "one", str(self.folder / "one.md"))]
+
+    def hook(self, event: str) -> Step:
+        self.count += 1
+        said = {"session_id": f"bench-{self.count}", "cwd": str(self.folder)}
+        said["last_assistant_message"] = next(corpus.documents(1, seed=self.count))
+        command = [ANNORIS, "hook", event, "--client", "claude-code"]
+        return Step(command, json.dumps(said).encode())
+
+    def calm(self) -> None:
+        """Wait until nobody delivers any more what hooks have captured."""
+        time.sleep(0.5)  # a process that was just sent off has not begun
+        spool = self.folder / "data" / "hooks"
+        if spool.exists():
+            with (spool / "lock").open("wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
 
     def save_many(self) -> list[Step]:
         self.count += 1
@@ -190,17 +221,17 @@ class Bench:
     def full(self) -> None:
         """All of master in the hot cache and in the floor's table, once."""
         if self.filled != self.count:
-            self.run([self.annoris("sync", "--full")], hot=True)
+            self.run([self.annoris("sync", "--full")], {"ANNORIS_HOT_URL": self.hot_url})
             self.run([Step([PYTHON, "-c", BULK, str(self.clone), self.hot_url])])
             self.filled = self.count
 
     def measured(self, verb: Verb, runs: int) -> dict[str, object]:
         """One row: medians and minima of both, run in turn after a warm-up."""
-        pairs, hot = [], verb.tiers.startswith("hot")
+        pairs = []
         for number in range((min(runs, 3) if verb.slow else runs) + 1):
             verb.before()
-            verb_took = self.run(verb.steps(), hot)
-            pair = verb_took, self.run(verb.floor(), hot)
+            verb_took = self.run(verb.steps(), verb.env)
+            pair = verb_took, self.run(verb.floor())
             pairs += [pair] if number else []
         ours, floors = ([took.seconds for took in side] for side in zip(*pairs, strict=True))
         cpu, least = (min(took.cpu for took in side) for side in zip(*pairs, strict=True))
@@ -213,18 +244,28 @@ class Bench:
         }  # fmt: skip
 
 
-def rows(sizes: list[int], names: list[str], runs: int) -> Iterator[dict[str, object]]:
+def rows(
+    sizes: list[int], names: list[str], runs: int, peers: list[str]
+) -> Iterator[dict[str, object]]:
     compileall.compile_dir(Path(__file__).resolve().parent.parent / "annoris", quiet=1)
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.chdir(folder),  # in no repository: that one would name the project
         Postgres(Path(folder) / "postgres") as server,
+        Valkey(Path(folder) / "valkey") as valkey,
     ):
         for size in sizes:
             bench = Bench(Path(folder) / str(size), size, server.create_database(f"n{size}"))
             for verb in bench.verbs():
-                if not names or verb.name.split(",")[0] in names:
+                if not names or verb.name.replace(",", "") in names:
                     yield bench.measured(verb, runs)
+            if not names or "in process" in names:
+                yield from inside.loads(bench.env, bench.hot_url, valkey.url, size)
+            for peer in peers:
+                yield from others.measured(peer, Path(folder) / f"{peer}-{size}", size, runs)
+            bench.calm()
+        if not names or "server" in names:
+            yield from service.measured(Path(folder) / "server")
 
 
 def main() -> None:
@@ -232,15 +273,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", default="100,1000,10000")
-    parser.add_argument("--verbs", default="", help="some of them, separated by commas")
+    parser.add_argument(
+        "--verbs", default="", help="some of them by name without commas; in process; server"
+    )
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", default="", metavar="FILE", help="put the table in this page")
+    parser.add_argument("--peers", default="", help=f"of {', '.join(others.PEERS)}")
     asked = parser.parse_args()
     found = []
     page = Path(asked.write).resolve() if asked.write else None
     names = [name.strip() for name in asked.verbs.split(",") if name.strip()]
-    for row in rows([int(size) for size in asked.sizes.split(",")], names, asked.runs):
+    peers = [name.strip() for name in asked.peers.split(",") if name.strip()]
+    if unknown := set(peers) - others.PEERS.keys():
+        parser.error(f"no such peer: {', '.join(sorted(unknown))}")
+    for row in rows([int(size) for size in asked.sizes.split(",")], names, asked.runs, peers):
         found.append(row)
         print(report.line(row), file=sys.stderr, flush=True)
     if asked.json:

@@ -56,3 +56,20 @@ with psycopg.connect(sys.argv[2]) as db, db.cursor("rows", binary=True) as rows:
         hashlib.md5(zlib.decompress(box.decrypt(nonce, bytes(body), b""))).hexdigest() in known
 """
 )
+
+# One connection for each thread: nobody waits for another's.
+ROUTE = """
+import sys, threading, psycopg, uvicorn
+from fastapi import FastAPI
+app, held = FastAPI(), threading.local()
+
+@app.get("/{id}")
+def read(id: str):
+    if not hasattr(held, "db"):
+        held.db = psycopg.connect(sys.argv[1], autocommit=True)
+    return held.db.execute(
+        "SELECT id::text, title, content FROM annoris.sessions WHERE id = %s", [id]
+    ).fetchone()
+
+uvicorn.run(app, port=int(sys.argv[2]), log_level="warning")
+"""

@@ -15,6 +15,10 @@ _COLOURS = ("#1b6ca8", "#c0392b", "#1e8449", "#7d3c98", "#b9770e", "#117a65", "#
 
 
 def line(row: Row) -> str:
+    if "what" in row:
+        return (
+            f"{row['what']:60} {row['n']:7} {_value(row):>12}  target {_target(row)}  {row['note']}"
+        )
     return (
         f"{row['verb']:36} {row['n']:7} {row['median'] * 1000:9.1f} ms  floor "
         f"{row['floor'] * 1000:9.1f} ms  ratio {row['ratio']:5.2f}  cpu {row['cpu']:5.2f}  "
@@ -23,12 +27,38 @@ def line(row: Row) -> str:
 
 
 def write(page: Path, rows: list[Row], machine: str) -> None:
-    """Put the table in its place in the page, and the curves beside it."""
-    table = [_HEADS, "|---|--:|---|--:|--:|--:|--:|--:|--:|", *map(_cells, rows)]
-    told = f"Measured on {machine}.\n\n" + "\n".join(table)
-    told += "\n\n![Median time of each verb over the number of sessions](performance.svg)\n"
+    """Put the tables in their place in the page, and the curves beside it.
+
+    Rows are of verbs beside their floors, or with ``what``: one value each, of anything.
+    """
+    verbs, others = ([row for row in rows if ("what" in row) == one] for one in (False, True))
+    parts = [f"Measured on {machine}."]
+    if verbs:
+        table = [_HEADS, "|---|--:|---|--:|--:|--:|--:|--:|--:|", *map(_cells, verbs)]
+        curve = "![Median time of each verb over the number of sessions](performance.svg)"
+        parts += ["\n".join(table), curve]
+        page.with_name("performance.svg").write_text(curves(verbs))
+    if others:
+        heads = ["| what | number | value | target | |", "|---|--:|--:|--:|---|"]
+        parts.append("\n".join([*heads, *map(_other, others)]))
+    told = "\n\n".join(parts) + "\n"
     page.write_text(_BETWEEN.sub(lambda _: told, page.read_text()))
-    page.with_name("performance.svg").write_text(curves(rows))
+
+
+def _value(row: Row) -> str:
+    return f"{row['value']:.1f} {row['unit']}".strip()
+
+
+def _target(row: Row) -> str:
+    sign = "≤" if row["most"] else "≥"
+    return "" if row["target"] is None else f"{sign} {row['target']:g} {row['unit']}".strip()
+
+
+def _other(row: Row) -> str:
+    target = row["target"]
+    missed = target is not None and (row["value"] > target) == row["most"]
+    value = f"**{_value(row)}**" if missed else _value(row)
+    return f"| {row['what']} | {row['n']:,} | {value} | {_target(row)} | {row['note']} |"
 
 
 def _cells(row: Row) -> str:
