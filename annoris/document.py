@@ -677,7 +677,7 @@ def outline(text: str) -> Iterator[Mark]:
         line += text.count("\n", counted, start)
         counted = start
         if mark["atx"]:
-            yield line, len(mark["atx"]), _without_closing(mark["text"])
+            yield line, len(mark["atx"]), without_closing(mark["text"])
         elif mark["underline"]:
             above = _paragraph(text[floor:start])
             if above:
@@ -698,7 +698,8 @@ def outline(text: str) -> Iterator[Mark]:
         floor = at
 
 
-def _without_closing(text: str) -> str:
+def without_closing(text: str) -> str:
+    """A heading's text without the row of # at its end."""
     text = text.strip()
     bare = text.rstrip("#")
     return bare.rstrip() if bare != text and bare[-1:] in ("", " ", "\t") else text

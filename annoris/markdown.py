@@ -12,7 +12,7 @@ from itertools import pairwise, zip_longest
 from typing import Any
 
 from annoris import encoding
-from annoris.document import Mark, lined, newlines, outline, plain
+from annoris.document import Mark, lined, newlines, outline, plain, without_closing
 from annoris.errors import NotFound
 from annoris.model import Document, Problem
 
@@ -29,8 +29,9 @@ def check(document: Document, *, required: tuple[str, ...] = ()) -> tuple[Proble
     """
     above = newlines(document.front)
     text = lined(document.body.decode("utf-8", "replace"))
-    scanned = len(text) > PARSER_LIMIT or _is_plain(text)
-    marks = list(outline(text) if scanned else _parsed(text))
+    marks = _scanned(text)
+    if marks is None:
+        marks = list(outline(text) if len(text) > PARSER_LIMIT else _parsed(text))
     found = [
         *_structure(marks),
         *_missing(marks, required),
@@ -95,13 +96,24 @@ _DOUBT = r"""(?x)\n(?:
     )"""
 
 
-def _is_plain(text: str) -> bool:
-    """Whether a scan of the lines surely finds what a parser would, in a fraction of its time.
+_HEADING = r"\n(#{1,6})([ \t][^\n]*|)(?=\n)"
 
-    So it is where each heading is a line of its own that begins at the left edge: it ends
-    whatever stands above it, and only a fence or HTML could hide it.
+
+def _scanned(text: str) -> list[Mark] | None:
+    """What a parser would find, in a fraction of its time; None where that is not sure.
+
+    It is where each heading is a line of its own that begins at the left edge: it ends whatever
+    stands above it, and only a fence or HTML could hide it.
     """
-    return not re.search(_DOUBT, re.sub(_FENCE, "\n", f"\n{text}\n"))
+    bare = re.sub(_FENCE, lambda fence: "\n" * fence[0].count("\n"), f"\n{text}\n")
+    if re.search(_DOUBT, bare):
+        return None
+    marks, line, counted = [], 0, 0
+    for found in re.finditer(_HEADING, bare):
+        line += bare.count("\n", counted, found.start() + 1)
+        counted = found.start() + 1
+        marks.append((line, len(found[1]), without_closing(found[2])))
+    return marks
 
 
 def _parsed(text: str) -> Iterator[Mark]:

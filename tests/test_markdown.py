@@ -93,9 +93,9 @@ def test_where_no_parser_is_asked_it_would_have_seen_the_same() -> None:
     for _ in range(4000):
         some = chance.sample(LINES, chance.randint(1, len(LINES)))
         text = "\n".join(chance.choices(some, k=chance.randint(1, 12)))
-        if markdown._is_plain(text):
+        if (scanned := markdown._scanned(text)) is not None:
             sure += 1
-            assert list(document.outline(text)) == list(markdown._parsed(text)), text
+            assert scanned == list(markdown._parsed(text)), text
     assert sure > 300
 
 
@@ -103,8 +103,8 @@ def test_where_no_parser_is_asked_it_would_have_seen_the_same() -> None:
     "line", ["  # in a list", "<div>", "- ```", "a\n===", "\t# x", "```", "- - - - - - - - - - x"]
 )
 def test_what_only_a_parser_can_judge_it_is_asked_about(line: str) -> None:
-    assert markdown._is_plain("# T\n\n- a\n\n```\n  # code\n<div>\n```\n\ntext\n---text\n")
-    assert not markdown._is_plain(f"# T\n\n{line}\n\nb\n")
+    assert markdown._scanned("# T\n\n- a\n\n```\n  # code\n<div>\n```\n\ntext\n---text\n")
+    assert markdown._scanned(f"# T\n\n{line}\n\nb\n") is None
 
 
 PIECES = [
