@@ -9,6 +9,22 @@ db.execute(
 ).fetchall()
 """
 
+UPSERT = """
+import hashlib, sqlite3, sys, typer
+db = sqlite3.connect(sys.argv[1])
+db.executescript(
+    "CREATE TABLE IF NOT EXISTS rows (path TEXT PRIMARY KEY, md5 TEXT);"
+    "CREATE VIRTUAL TABLE IF NOT EXISTS texts USING fts5(title, body)"
+)
+with db:
+    for path in sys.argv[2:]:
+        with open(path, "rb") as file:
+            data = file.read()
+        md5 = hashlib.md5(data).hexdigest()
+        db.execute("INSERT OR REPLACE INTO rows VALUES (?, ?)", [path, md5])
+        db.execute("INSERT INTO texts VALUES (?, ?)", [path, data.decode()])
+"""
+
 # One row by its id, and what opening an envelope costs; the row itself is sealed for another key.
 HOT = """
 import hashlib, os, sys, zlib, typer, psycopg
