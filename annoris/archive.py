@@ -515,12 +515,13 @@ class Archive:
         owner, _, name = selector.rpartition("/")
         project = self._project(project)
         whose = self._project(owner or project)
-        rows, tier = self.caches.find("named" if selector else "newest", whose, name, only)
+        rows, tier = list[Cached](), None
+        whole = len(selector) == 36 and bool(re.fullmatch(_ID, selector))
+        if not whole or self.catalog.named(whose, name):  # an id costs no question about names
+            rows, tier = self.caches.find("named" if selector else "newest", whose, name, only)
         by_name = bool(rows)
         if not rows and re.fullmatch(_ID, selector):
-            rows, tier = self.caches.find(
-                "get" if len(selector) == 36 else "prefixed", "", selector, only
-            )
+            rows, tier = self.caches.find("get" if whole else "prefixed", "", selector, only)
         if len(rows) != 1 or tier is None:
             return None
         if self._outdated(rows[0], project if not selector else ""):
