@@ -261,7 +261,7 @@ def test_what_redis_holds_is_opened_and_compared(
 def test_an_index_of_redis_that_leads_to_an_older_session_is_found_and_taken_away(
     here: Machine, tiers: Tiers, valkey: Valkey
 ) -> None:
-    a, b = sessions(here)[:2]
+    a, b = sorted(sessions(here), key=lambda row: (row.saved, row.id))[-2:]
     tiers.set(hot=False)
     for row in (a, b):
         assert here.run("load", row.id).code == 0
