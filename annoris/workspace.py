@@ -21,8 +21,9 @@ SECONDS = 1.0  # for all questions of one save or load
 MOST_PATHS = 50
 
 _NOTHING = "-"
-# What a path or a name may not hold to be one word: blanks, controls, lone surrogates, % itself.
-_UNFIT = "[\0-\x20%\x7f-\xa0\u2028\u2029\ud800-\udfff]"
+# What a path or a name may not hold to be one word on a line of YAML: blanks, controls, lone
+# surrogates, BOMs, % itself.
+_UNFIT = "[\0-\x20%\x7f-\xa0\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]"
 
 
 @dataclass(frozen=True, slots=True)

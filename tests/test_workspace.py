@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from annoris import document
@@ -242,6 +242,7 @@ _WORDS = st.text(st.characters(exclude_characters="\0\n", exclude_categories=["C
     removed=st.lists(_WORDS, max_size=2),
     more=st.integers(0, 99),
 )
+@example(remote="", branch="", dirty=["\ufeff", "a\uffff"], removed=["\ufeff"], more=3)
 def test_what_is_written_reads_back(
     remote: str, branch: str, dirty: list[str], removed: list[str], more: int
 ) -> None:

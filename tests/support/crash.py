@@ -139,8 +139,9 @@ PASSED: dict[str, set[str]] = {
     "save": {
         "Archive.accept", "Archive.deliver", "Archive.flush", "Archive.remember", "Archive.save",
         "Breaker.succeeded", "Catalog.apply", "Catalog.overlay", "Follower.mark_checked",
-        "Follower.overlay", "Follower.refresh", "Master.accept", "Master.claim", "Master.commit",
-        "Master.create", "Master.maintain", "Master.push", "Notes.keep", "Outbox.add",
+        "Follower.catch_up", "Follower.overlay", "Follower.refresh", "Master.accept",
+        "Master.claim", "Master.commit", "Master.create", "Master.maintain", "Master.push",
+        "Notes.keep", "Outbox.add",
         "Outbox.remove", "Outbox.tidy", "Publisher.flush",
     },
     "save, the first": {"Follower.fetch", "Follower.show", "Follower.take", "Master.fetch"},
