@@ -47,7 +47,7 @@ from annoris.model import (
     State,
     Tier,
 )
-from annoris.notes import Notes
+from annoris.notes import Noted, Notes
 from annoris.outbox import Outbox
 from annoris.runs import Runs
 from annoris.settings import Settings
@@ -407,7 +407,7 @@ class Archive:
         data, tier = self._content(session)
         if self.caches.configured and not session.pending and self._shows_tip():
             self.caches.store([(session, data)], self.follower.position(), loaded=True)
-        self.notes.keep(session.id, session.literal, session.etag)
+        self.notes.keep(session.id, _noted(session))
         return Loaded(session, data, tier, checked=self.checked(), stale=stale)
 
     def transcript(self, selector: str = "", project: str = "") -> tuple[Session, bytes]:
@@ -461,7 +461,7 @@ class Archive:
             raise Unavailable(f"{found.path} is not on master yet", hint="run annoris sync")
         stale = "a newer text waits here, not yet on master" if found.pending else ""
         data, _ = self._content(session)
-        self.notes.keep(session.id, session.literal, session.etag)
+        self.notes.keep(session.id, _noted(session))
         return Loaded(session, data, tier, checked=self.checked(), stale=stale)
 
     def look(self, *, fresh: bool = False) -> str:
@@ -536,7 +536,7 @@ class Archive:
         session = replace(session, project=self.catalog.canonical(session.project))
         if known and by_name and (session.project, selector and session.name) != (whose, name):
             return None
-        self.notes.keep(session.id, session.literal, session.etag)
+        self.notes.keep(session.id, _noted(session))
         stale = "the hot cache does not answer"
         if tier == only == "emergency":
             stale = "the emergency cache holds only what was saved while the hot cache failed"
@@ -912,6 +912,10 @@ def project_at(folder: str) -> str:
     url = gitcmd.text(result.output).strip()
     name = re.split(r"[/:\\]", os.path.normpath(url) if url else "")[-1].removesuffix(".git")
     return "" if name in (".", "..") else name
+
+
+def _noted(session: Session) -> Noted:
+    return Noted(session.literal, session.etag, session.oid)
 
 
 def iso(moment: float) -> str:

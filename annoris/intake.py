@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from annoris import document, encoding, leaks, markdown
 from annoris.catalog import Catalog
 from annoris.dataclass import dataclass
-from annoris.errors import CredentialFound, DocumentRefused, UsageError
+from annoris.errors import (
+    CredentialFound,
+    DocumentRefused,
+    KeyProblem,
+    StorageError,
+    UsageError,
+)
 from annoris.master import Master, now
 from annoris.model import Document, Draft, Problem, Receipt, Session
-from annoris.notes import Notes, file_key
+from annoris.notes import Noted, Notes, file_key
 from annoris.publish import same_text
 from annoris.settings import SaveSettings
 
@@ -224,10 +231,25 @@ class Intake:
         if options.base:
             return options.base
         written = meta.etag if row is None or meta.id == row.id else ""
-        seen = self._notes.find(row.id if row else meta.id)
-        if seen and written in ("", seen[0]):
-            return seen[1]
-        return written or (row.etag if row else "")
+        noted = self._notes.find(row.id if row else meta.id)
+        seen = [one for one in noted if written in ("", one.written)]
+        if len(seen) > 1:
+            return self._closest(parsed, seen, row.path if row else "").true
+        return seen[0].true if seen else written or (row.etag if row else "")
+
+    def _closest(self, parsed: Document, seen: list[Noted], path: str) -> Noted:
+        """Of several revisions loaded here, which the etag can't tell apart, the one that shares
+        the most words with the document; the newest where these don't tell either."""
+        words = Counter(parsed.data.split())
+
+        def likeness(one: Noted) -> float:
+            try:
+                its = Counter(self._master.blob(one.oid, path).split())
+            except (StorageError, KeyProblem):  # this clone never had it
+                return -1
+            return (words & its).total() / max(words.total(), its.total(), 1)
+
+        return max(reversed(seen), key=likeness)
 
     def _continued(
         self, source: Source, parsed: Document, options: SaveOptions
@@ -237,10 +259,10 @@ class Intake:
         The file itself still carries the id and the etag of the revision that it was loaded as.
         """
         meta = parsed.meta
-        noted = self._notes.find(file_key(source.file)) if meta.id and meta.etag else None
-        if not noted or options.base or noted[0] != f"{meta.id}:{meta.etag}":
+        noted = self._notes.find(file_key(source.file)) if meta.id and meta.etag else []
+        if not noted or options.base or noted[-1].written != f"{meta.id}:{meta.etag}":
             return parsed, options
-        id, _, etag = noted[1].partition(":")
+        id, _, etag = noted[-1].true.partition(":")
         if id != meta.id:  # it lost against another edit: it lives on as a copy
             fields = {"id": id, "name": "", "conflict-of": meta.id}
             parsed = replace(
@@ -261,10 +283,11 @@ class Intake:
             return
         literal, etag = document.etags(data)
         if receipt.state != "conflict":
-            self._notes.keep(receipt.id, literal, etag)
+            self._notes.keep(receipt.id, Noted(literal, etag, receipt.oid), alone=True)
         if parsed.meta.id and parsed.meta.etag:
             written = f"{parsed.meta.id}:{parsed.meta.etag}"
-            self._notes.keep(file_key(source.file), written, f"{receipt.id}:{etag}")
+            true = f"{receipt.id}:{etag}"
+            self._notes.keep(file_key(source.file), Noted(written, true), alone=True)
 
 
 def _told(where: str, problem: Problem) -> str:

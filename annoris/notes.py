@@ -3,8 +3,8 @@
 A document says which revision it was made from by the etag in its front matter. That is not
 enough for a bare body, for a text that was edited by hand on master (its etag is untrue), and
 for a file that is saved twice (it still carries the etag that it was loaded with). Then a note
-stands in: one small file for each session or file, the etag as written and the true one.
-Without notes a save is careful, not wrong: it makes a conflict copy.
+stands in: one small file for each session or file, with a line for each revision that was loaded
+since the last save. Without notes a save is careful, not wrong: it makes a conflict copy.
 """
 
 from __future__ import annotations
@@ -12,26 +12,41 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from typing import NamedTuple
+
+_MOST = 8  # revisions of one session
+
+
+class Noted(NamedTuple):
+    """A revision by its etag as ``written`` and the ``true`` one; ``oid``: of its blob."""
+
+    written: str
+    true: str
+    oid: str = ""
 
 
 class Notes:
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
-    def keep(self, key: str, written: str, true: str) -> None:
-        """Note that what carries ``written`` is ``true``. A disk that refuses is no error."""
+    def keep(self, key: str, noted: Noted, *, alone: bool = False) -> None:
+        """Note a revision, ``alone`` instead of all before. A disk that refuses is no error."""
         if not key:
             return
-        if self.find(key) == (written, true):
+        before = self.find(key)
+        if before[-1:] == [noted] and not (alone and before[1:]):
             with contextlib.suppress(OSError):
                 os.utime(os.path.join(self._folder, key))  # it is in use
             return
+        kept = [] if alone else [one for one in before if one != noted][1 - _MOST :]
         temporary = os.path.join(self._folder, f".{os.urandom(6).hex()}")
         with contextlib.suppress(OSError):
             if not os.path.isdir(self._folder):
                 os.makedirs(self._folder, mode=0o700, exist_ok=True)
             with open(temporary, "w", encoding="ascii") as file:
-                file.write(f"{written or '-'} {true}")
+                file.writelines(
+                    f"{one.written or '-'} {one.true} {one.oid}\n" for one in (*kept, noted)
+                )
             os.replace(temporary, os.path.join(self._folder, key))
 
     def forget(self, key: str) -> None:
@@ -46,16 +61,16 @@ class Notes:
                 if entry.stat().st_mtime < time.time() - seconds:
                     self.forget(entry.name)
 
-    def find(self, key: str) -> tuple[str, str] | None:
-        """The etag as written and the true one, if anything was noted."""
+    def find(self, key: str) -> list[Noted]:
+        """The revisions that were noted, the newest last."""
         if not key:
-            return None
+            return []
         try:
             with open(os.path.join(self._folder, key), encoding="ascii") as file:
-                written, true = file.read().split(" ")
-        except (OSError, ValueError):
-            return None
-        return ("" if written == "-" else written), true
+                found = [Noted(*line.rstrip("\n").split(" ")) for line in file]
+        except (OSError, ValueError, TypeError):
+            return []
+        return [one._replace(written="") if one.written == "-" else one for one in found]
 
 
 def file_key(file: str) -> str:

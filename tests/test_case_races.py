@@ -628,6 +628,35 @@ def test_case_06_a_text_loaded_after_an_edit_by_hand_replaces_it(
     holds([laptop], remote, {id: body("mine 2")}, exactly=True)
 
 
+@pytest.mark.parametrize("how", ["pipe", "body"])
+def test_case_06_a_look_at_an_edit_by_hand_does_not_make_the_first_copy_newer(
+    remote: Path, machine: Machines, how: str
+) -> None:
+    """Loaded before and after the edit under one etag: the text tells which of them it was."""
+    laptop = machine("laptop", remote)
+    flags = ["--body"] if how == "body" else []
+    start = "# Plan\n\nAsk Anna about the keys, then write the letter.\n\nzero\n"
+    laptop.run("save", "-", stdin=start.encode())
+    ((path, _),) = sessions(remote).items()
+    id = laptop.run("list", "--json").json["sessions"][0]["id"]
+    before = laptop.run("load", id, *flags).out
+    by_hand(remote, path, "Anna", "Boris, who has them,")
+    after = laptop.run("load", id, "--fresh", *flags).out
+    assert b"Boris" in after
+
+    def save(data: bytes) -> int:
+        which = ["--update", id] if how == "body" else []
+        return laptop.run("save", "-", *which, stdin=data.replace(b"zero", b"mine")).code
+
+    assert save(before) == 4
+    kept = sessions(remote)
+    assert b"Boris" in kept.pop(path)
+    (copy,) = kept.values()
+    assert copy == start.replace("zero", "mine").encode()
+    assert save(after) == 0
+    assert sessions(remote)[path] == document.split(after)[1].replace(b"zero", b"mine")
+
+
 def test_case_06_a_file_saved_again_and_again_goes_on_from_its_own_last_save(
     remote: Path, machine: Machines
 ) -> None:
