@@ -80,12 +80,21 @@ def layout_of(settings: Settings, scope: str = "") -> Layout:
 def rotate(settings: Settings) -> Rotation:
     """Seal everything under a new key: master, where it is sealed, and the hot cache.
 
-    Raises as ``keys.rotate``, and Unavailable when master does not answer.
+    Raises as ``keys.rotate``, Unavailable when master does not answer, and Locked while another
+    rotation is under way on this machine.
     """
+    from annoris import keys, lock  # noqa: PLC0415
+
+    busy = "another rotation is running on this machine"
+    with lock.hold(settings.at("rotate.lock"), Deadline(0.3), busy):
+        if settings.encryption.scope != "everything":
+            return keys.rotate(settings)
+        return _rotate_all(settings)
+
+
+def _rotate_all(settings: Settings) -> Rotation:
     from annoris import convert, envelope, keys  # noqa: PLC0415
 
-    if settings.encryption.scope != "everything":
-        return keys.rotate(settings)
     with closing(open_archive(settings)) as archive:
         archive.look(fresh=True)
         archive.must_fit()

@@ -68,6 +68,10 @@ _REFUSALS = {
 }  # fmt: skip
 
 
+# What typer calls a UsageError: it does not export the class itself, only what is derived from it.
+_MISUSE: type[BaseException] = typer.BadParameter.__mro__[1]
+
+
 class _Lazy(TyperGroup):
     """Commands by name, each imported only when needed."""
 
@@ -159,10 +163,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        try:
-            app()
-        finally:
-            sys.stdout.flush()  # what can't be written is an error, not ignored at exit
+        sys.exit(_run())
     except AnnorisError as error:
         sys.exit(_failed(error))
     except KeyboardInterrupt:
@@ -185,6 +186,20 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - the last line of defence
         _bug(error)
         sys.exit(1)
+
+
+def _run() -> int:
+    """Answers the exit code; misuse is worded as our own errors are, and as JSON where asked."""
+    try:
+        code = app(standalone_mode=False)
+    except _MISUSE as error:
+        context: Any = getattr(error, "ctx", None)
+        told = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        hint = f"{context.command_path if context else 'annoris'} --help"
+        raise UsageError(told[:1].lower() + told[1:], hint=hint) from None
+    finally:
+        sys.stdout.flush()  # what can't be written is an error, not ignored at exit
+    return code if isinstance(code, int) else 0
 
 
 def _failed(error: AnnorisError) -> int:

@@ -116,9 +116,10 @@ BAD = {
     "diff of nothing": Bad("diff nothing", 3, r"no session 'nothing'\n  "),
     "retry of nothing": Bad("outbox retry 7", 3, r"no draft 7"),
     "drop of nothing": Bad("outbox drop ../x", 3, r"no draft \.\./x"),
-    "an unknown option": Bad("load --fresch", 2, r"(?i)no such option.*--fresch"),
-    "an unknown command": Bad("lod", 2, r"(?is)no such command 'lod'.*load"),
-    "a missing argument": Bad("delete", 2, r"(?i)missing argument.*SEL"),
+    "an unknown option": Bad("load --fresch", 2, r"no such option.*--fresch.*\n  .*load --help"),
+    "an unknown command": Bad("lod", 2, r"no such command 'lod'.*load.*\n  .* --help"),
+    "a missing argument": Bad("delete", 2, r"missing argument.*SEL.*\n  .*delete --help"),
+    "a missing command": Bad("schedule", 2, r"missing command\n  .*schedule --help"),
     "no number": Bad("list -n many", 2, r"(?i)invalid value.*many"),
     "a limit of nothing": Bad("list -n 0", 2, r"(?i)invalid value.*0"),
     "a missing config": Bad("--config none.toml list", 2, r"none\.toml: no such file\n  "),
@@ -196,6 +197,15 @@ def test_an_error_as_json_is_one_object_on_stdout(furnished: Machine) -> None:
     error = ran.json["error"]
     assert ran.json["schema_version"] == 1
     assert (error["code"], error["near"]) == ("not-found", ["auth-refactor"])
+
+
+def test_misuse_as_json_is_an_error_like_others(machine: Machines) -> None:
+    ran = machine().run("list", "--json", "--limit", "many")
+    assert (ran.code, ran.err) == (2, "")
+    error = ran.json["error"]
+    assert error["code"] == "usage"
+    assert "'many'" in error["message"]
+    assert error["hint"].endswith("list --help")
 
 
 def test_every_error_has_an_exit_code() -> None:

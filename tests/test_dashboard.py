@@ -383,6 +383,20 @@ def test_what_waits_for_master_is_shown_and_read(
         assert client.get(f"/sessions/{receipt.id}/diff").status_code == 200
 
 
+def test_a_bug_is_a_page_to_a_browser_and_a_problem_to_a_program(
+    machine: Callable[..., Machine],
+) -> None:
+    app = create_app(load(environ=machine("server").environment))
+    kinds = {"text/html,*/*": "text/html", "application/json": "application/problem+json"}
+    with TestClient(app, raise_server_exceptions=False) as client:
+        app.state.guard = None
+        for accept, kind in kinds.items():
+            answer = client.get("/api/v1/sessions", headers={"Accept": accept})
+            assert answer.status_code == 500
+            assert answer.headers["content-type"].startswith(kind)
+            assert "this is a bug (AttributeError)" in answer.text
+
+
 def test_case_28_on_loopback_without_tokens_only_this_machine_looks(
     machine: Callable[..., Machine],
 ) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from annoris import envelope, keys
+from annoris import envelope, keys, lock
 from annoris.errors import Unavailable, WrongKey
 from annoris.hot import Hot
-from annoris.model import Tier
+from annoris.model import Deadline, Tier
 from annoris.settings import Settings, load
 from tests.support.machine import Machine
 from tests.support.tiers import Tiers, forget_failures
@@ -343,6 +343,17 @@ def test_a_content_that_does_not_open_is_dropped_and_comes_back_from_master(
     assert keys.rotate(settings_of(here)).made, "what is damaged holds up no rotation"
     assert here.load(one.id).endswith(BODY)
     must_open(tiers, ring_of(here), 2)
+
+
+def test_one_rotation_at_a_time_on_a_machine(machine: Machines) -> None:
+    here = machine()
+    assert here.run("key", "new").code == 0
+    before = (here.data / "key").read_bytes()
+    with lock.hold(str(here.data / "rotate.lock"), Deadline(1), "held by the test"):
+        ran = here.run("key", "rotate")
+    assert (ran.code, "another rotation is running" in ran.err) == (11, True)
+    assert (here.data / "key").read_bytes() == before
+    assert here.run("key", "rotate").code == 0
 
 
 def test_without_a_hot_cache_a_rotation_is_a_new_key(machine: Machines) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from annoris.console import Output
     from annoris.sandbox.world import Standing
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 _TRY = """\
 try    annoris --sandbox list --all
        annoris --sandbox load shop/webhook-retries

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from annoris.console import Output
     from annoris.schedule import Edit, Job, Kind
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change, change nothing.")]
 
 

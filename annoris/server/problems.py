@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from annoris.errors import AnnorisError
+from annoris.server.pages import page
 
 MEDIA = "application/problem+json"
 
@@ -115,8 +116,10 @@ def install(app: FastAPI) -> None:
         return response(Problem(code, told, headers=headers), request)
 
     @app.exception_handler(Exception)
-    def bug(request: Request, error: Exception) -> JSONResponse:
+    def bug(request: Request, error: Exception) -> Response:
         told = f"this is a bug ({type(error).__name__}); the server's log has it by request_id"
+        if "text/html" in request.headers.get("accept", ""):  # a person's browser
+            return page(request, "error.html", code=500, error=Problem("bug", told))
         return response(Problem("bug", told), request)
 
 
