@@ -560,8 +560,9 @@ class Output:
         console = Console()
         front, body = _front(safe(text))
         if front:
-            console.print(front, style="dim", markup=False, highlight=False)
-        console.print(Markdown(body))
+            console.print(front, style="dim", markup=False, highlight=False, end="\n\n")
+        # In the terminal's own colours, whatever its background is.
+        console.print(Markdown(body, code_theme="ansi_dark"))
 
     @contextlib.contextmanager
     def working(self, what: str) -> Iterator[Callable[[str, int, int], None]]:
