@@ -191,7 +191,7 @@ def main() -> None:
 def _run() -> int:
     """Answers the exit code; misuse is worded as our own errors are, and as JSON where asked."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="annoris", standalone_mode=False)
     except _MISUSE as error:
         context: Any = getattr(error, "ctx", None)
         told = error.format_message().rstrip(".")  # type: ignore[attr-defined]

@@ -571,7 +571,7 @@ WRONG = {
     "dump --to no/folder/x.tar": (2, "there is no such folder"),
     "dump --to . --force": (2, "is a folder"),
     "dump --drill": (3, "there is no dump yet"),
-    "restore": (2, "Missing argument"),
+    "restore": (2, "missing argument"),
     "restore latest": (3, "there is no dump yet"),
     "restore nowhere.tar": (3, "there is no dump yet"),
     "restore there.tar": (9, "there.tar is damaged"),

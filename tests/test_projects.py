@@ -501,7 +501,7 @@ def test_the_commands_say_what_a_person_asks(machine: Machines) -> None:
     (("set", "shop", "--status", "x" * 256), 2, "more than 255"),
     (("set", "shop", "--current-revenue", "abc"), 2, "write an amount such as 1200.50"),
     (("set", "shop", "--state", "x"), 2, "--status"),
-    (("sow",), 2, "No such command"),
+    (("sow",), 2, "no such command"),
 ])  # fmt: skip
 def test_bad_input_is_told_and_changes_nothing(
     machine: Machines, words: tuple[str, ...], code: int, says: str
