@@ -192,10 +192,21 @@ class Postgres(_Server):
         import psycopg  # noqa: PLC0415
         from psycopg.sql import SQL, Identifier  # noqa: PLC0415
 
-        statement = SQL("CREATE DATABASE {} TEMPLATE {}")
+        statement = "CREATE DATABASE {} TEMPLATE {}"
         with psycopg.connect(self.dsn(), autocommit=True, connect_timeout=10) as connection:
-            connection.execute(statement.format(Identifier(name), Identifier(template)))
+            if connection.info.server_version >= 150000:
+                statement += " STRATEGY FILE_COPY"  # a third of the time, where nothing is synced
+            connection.execute(SQL(statement).format(Identifier(name), Identifier(template)))
         return self.dsn(name)
+
+    def drop_database(self, name: str) -> None:
+        """Take back what ``create_database`` made, whoever uses it."""
+        import psycopg  # noqa: PLC0415
+        from psycopg.sql import SQL, Identifier  # noqa: PLC0415
+
+        statement = SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name))
+        with psycopg.connect(self.dsn(), autocommit=True, connect_timeout=10) as connection:
+            connection.execute(statement)
 
 
 class PgBouncer(_Server):
