@@ -12,7 +12,7 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -59,7 +59,8 @@ class World(RuleBasedStateMachine):
     """``truth`` is what master must hold: body by id. ``past`` is all that it ever held."""
 
     place: Path
-    new_database: Callable[[], str]
+    postgres: Postgres
+    template: str
     valkey: Valkey
 
     ids = Bundle("ids")
@@ -71,7 +72,8 @@ class World(RuleBasedStateMachine):
         self.folder = self.place / str(number)
         self.folder.mkdir()
         remote = githttp.bare(self.folder / "remote.git")
-        direct = type(self).new_database()
+        self.database = f"model-{number}"
+        direct = self.postgres.create_database(self.database, self.template)
         parts = urlsplit(direct)
         hot = Proxy(("127.0.0.1", parts.port or 0))
         cache = Proxy(("127.0.0.1", urlsplit(self.valkey.url).port or 0))
@@ -104,6 +106,8 @@ class World(RuleBasedStateMachine):
         finally:
             for proxy in getattr(self, "proxies", []):
                 proxy.close()
+            if hasattr(self, "database"):
+                self.postgres.drop_database(self.database)
             shutil.rmtree(getattr(self, "folder", ""), ignore_errors=True)
 
     # --- what people do ----------------------------------------------------------------------
@@ -299,12 +303,9 @@ def test_case_25_any_sequence_of_events_keeps_master_the_caches_and_the_model_on
     valkey: Valkey,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def new_database() -> str:
-        return postgres.create_database(f"model-{next(_numbers)}", hot_template)
-
-    monkeypatch.setattr(World, "place", tmp_path, raising=False)
-    monkeypatch.setattr(World, "new_database", staticmethod(new_database), raising=False)
-    monkeypatch.setattr(World, "valkey", valkey, raising=False)
+    given = {"place": tmp_path, "postgres": postgres, "template": hot_template, "valkey": valkey}
+    for name, value in given.items():
+        monkeypatch.setattr(World, name, value, raising=False)
     run_state_machine_as_test(
         World,
         settings=settings(
