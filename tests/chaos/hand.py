@@ -75,7 +75,8 @@ class Hand:
             return False
         base = line[1 + int(pick * 3)].decode()
         self._git("update-ref", f"refs/kept/{next(self._count)}", tip)
-        gone = [change for change in self.changes() if change.commit in self._between(base, tip)]
+        undone = self._between(base, tip)
+        gone = [change for change in self.changes() if change.commit in undone]
         before, after = self._ids(tip), self._ids(base)
         self.model.drop({change.new for change in gone} - {0}, before - after)
         return self._move({f"notes/{next(self._count)}.txt": b"rewritten\n"}, base, tip)
