@@ -12,12 +12,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import NamedTuple
+
+from annoris.dataclass import dataclass
 
 _MOST = 8  # revisions of one session
 
 
-class Noted(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Noted:
     """A revision by its etag as ``written`` and the ``true`` one; ``oid``: of its blob."""
 
     written: str
@@ -67,10 +69,10 @@ class Notes:
             return []
         try:
             with open(os.path.join(self._folder, key), encoding="ascii") as file:
-                found = [Noted(*line.rstrip("\n").split(" ")) for line in file]
+                lines = [line.rstrip("\n").split(" ") for line in file]
+                return [Noted("" if line[0] == "-" else line[0], *line[1:]) for line in lines]
         except (OSError, ValueError, TypeError):
             return []
-        return [one._replace(written="") if one.written == "-" else one for one in found]
 
 
 def file_key(file: str) -> str:
