@@ -95,6 +95,7 @@ class ServerSettings:
     port: int = 8080
     threads: int = 16
     queue: int = 500
+    pushes: int = 6000
     answer_seconds: float = 25.0
     stop_seconds: float = 30.0
     rate: int = 600

@@ -333,6 +333,22 @@ def test_fifty_clients_that_create_at_once_share_few_pushes(service: Service, re
     assert _commits(remote) == before + 50
 
 
+def test_pushes_are_no_more_often_than_set_and_a_server_that_ends_waits_for_none(
+    machine: Callable[..., Machine], remote: Path
+) -> None:
+    """The first goes at once; what comes within the minute is one push, here that of the end."""
+    later = {"Prefer": "respond-async", "Content-Type": "text/markdown"}
+    with Service(machine("server", remote), ANNORIS_SERVER_PUSHES="1") as service:
+        assert save(service.client, "# First\n\ntext\n").status_code == 201
+        for number in range(5):
+            text = f"# Later {number}\n\ntext\n".encode()
+            answer = service.client.post("/api/v1/sessions", content=text, headers=later)
+            assert answer.status_code == 202
+        assert len(on_master(remote)) == 1
+        assert service.stop() == 0
+    assert len(on_master(remote)) == 6
+
+
 def _commits(remote: Path) -> int:
     count = ["git", "--git-dir", str(remote), "rev-list", "--count", "--all"]
     return int(subprocess.check_output(count))

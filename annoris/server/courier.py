@@ -27,6 +27,8 @@ class Courier(threading.Thread):
 
     def __init__(self, pool: Pool, watch: Callable[[list[Receipt], float], None]) -> None:
         super().__init__(name="courier", daemon=True)
+        self._apart = 60.0 / pool.settings.server.pushes  # seconds between the starts of rounds
+        self._next = 0.0  # when one may start, by the monotonic clock
         self._pool = pool
         self._watch = watch
         self._turn = threading.Condition()
@@ -90,6 +92,8 @@ class Courier(threading.Thread):
             with self._turn:
                 if not (self._waiting or self._stopping):
                     self._turn.wait(self._pause or None)
+                # What comes while this waits goes along.
+                self._turn.wait_for(lambda: self._stopping, self._next - time.monotonic())
                 batch, self._waiting = self._waiting, []
                 self._carried = len(batch)
                 ending = self._stopping and not batch
@@ -102,6 +106,7 @@ class Courier(threading.Thread):
     def _round(self, batch: list[tuple[Draft, Future[Receipt]]]) -> None:
         """One delivery. What others left in the outbox goes along."""
         started = time.monotonic()
+        self._next = started + self._apart
         try:
             receipts = self._carry([draft for draft, _ in batch])
         except Exception as error:  # noqa: BLE001 - whoever waits must hear of it, and the thread live
