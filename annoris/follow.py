@@ -6,8 +6,8 @@ import errno
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import replace
 
 from annoris.catalog import Catalog, Row
@@ -74,16 +74,21 @@ class Follower:
         except FileNotFoundError:
             return 0.0
 
-    def position(self) -> int:
-        """How far the tip is in the history of master: orders revisions in the caches."""
+    def position(self, *, anew: bool = False) -> int:
+        """How far the tip is in the history of master: orders revisions in the caches.
+
+        It goes on from what was counted last, unless all is to be counted ``anew``.
+        """
         tip, path = self.master.tip(), f"{self.master.folder}.position"
+        commit, position = "", 0
         if not tip:
             return 0
-        with suppress(OSError, ValueError), open(path, encoding="ascii") as file:
-            commit, position = file.read().split(" ")
-            if commit == tip:
-                return int(position)
-        counted = self.master.count(tip)
+        with suppress(OSError, ValueError), open("" if anew else path, encoding="ascii") as file:
+            found, number = file.read().split(" ")
+            commit, position = found, int(number)
+        if commit == tip:
+            return position
+        counted = self.master.count(tip, commit, position)
         temporary = f"{path}.{os.getpid()}"
         with suppress(OSError):
             with open(temporary, "w", encoding="ascii") as file:
@@ -221,23 +226,18 @@ class Follower:
         What does not open has none: ``upkeep.unreadable`` tells of it.
         """
         by_hand: dict[str, Row] = {}
-        for entry, data in self.master.blobs(entries, bad=lambda *_: None):
-            row = make_row(entry.path, entry.oid, data)
-            if row.session.saved:
-                yield row
-                continue
-            by_hand[entry.path] = row
-            if len(by_hand) >= 2000:
-                yield from self._dated(by_hand, tip, since)
-                by_hand = {}
-        yield from self._dated(by_hand, tip, since)
-
-    def _dated(self, rows: dict[str, Row], tip: str, since: str) -> Iterator[Row]:
-        times = self.master.changed_at(rows, tip, since)
-        for path, row in rows.items():
-            when = times.get(path, "1970-01-01T00:00:00Z")
-            created = row.session.created or when
-            yield replace(row, session=replace(row.session, saved=when, created=created))
+        times: dict[str, str] = {}
+        with closing(self.master.changed_at(tip, since)) as walk:  # one, however many groups
+            for entry, data in self.master.blobs(entries, bad=lambda *_: None):
+                row = make_row(entry.path, entry.oid, data)
+                if row.session.saved:
+                    yield row
+                    continue
+                by_hand[entry.path] = row
+                if len(by_hand) >= 2000:
+                    yield from _dated(by_hand, walk, times)
+                    by_hand = {}
+            yield from _dated(by_hand, walk, times)
 
     def overlay(self) -> None:
         """Show what is only here (waiting, or set aside) over what master holds."""
@@ -250,6 +250,20 @@ class Follower:
             row = make_row(draft.path, "", draft.data)
             rows.append(replace(row, session=replace(row.session, id=draft.id, pending=draft.key)))
         self.catalog.overlay(rows, deleted)
+
+
+def _dated(
+    rows: Mapping[str, Row], walk: Iterator[tuple[str, str]], times: dict[str, str]
+) -> Iterator[Row]:
+    """Rows with their times, for which the walk goes on as far as it must; it is kept in times."""
+    left = rows.keys() - times.keys()
+    while left and (told := next(walk, None)):
+        left.discard(told[0])
+        times.setdefault(*told)
+    for path, row in rows.items():
+        when = times.get(path, "1970-01-01T00:00:00Z")
+        created = row.session.created or when
+        yield replace(row, session=replace(row.session, saved=when, created=created))
 
 
 def make_row(path: str, oid: str, data: bytes) -> Row:

@@ -383,12 +383,10 @@ class Master:
         )
         return bool(found.strip())
 
-    def changed_at(self, paths: Iterable[str], tip: str, since: str = "") -> dict[str, str]:
-        """When each path last changed before ``tip``, by one walk that ends when all are found."""
-        left = set(paths)
-        found: dict[str, str] = {}
-        if not left or not tip:
-            return found
+    def changed_at(self, tip: str, since: str = "") -> Generator[tuple[str, str], None, None]:
+        """Paths and when they changed before ``tip``, the last changes first."""
+        if not tip:
+            return
         span = f"{since}..{tip}" if since else tip
         with self._stream(
             "log",
@@ -403,14 +401,8 @@ class Master:
                 if header := re.fullmatch(rb"\x01(\d+)", piece):
                     when, first = int(header[1]), True
                     continue
-                path = gitcmd.text(piece[1:] if first else piece)  # a newline ends the header
+                yield gitcmd.text(piece[1:] if first else piece), _iso(when)  # a newline ends it
                 first = False
-                if path in left:
-                    left.discard(path)
-                    found[path] = _iso(when)
-                if not left:
-                    break
-        return found
 
     def deliberate(self, old: str, new: str) -> set[str]:
         """Paths that Annoris itself removed between two commits, one built on the other.
@@ -536,8 +528,22 @@ class Master:
         """Whether the repository says that Annoris keeps sessions in it."""
         return bool(self._local("ls-tree", commit, "--", FORMAT))
 
-    def count(self, commit: str) -> int:
-        """How many commits led to ``commit``, itself included."""
+    def count(self, commit: str, known: str = "", counted: int = 0) -> int:
+        """How many commits led to ``commit``, itself included.
+
+        Where that is ``counted`` for a commit from which a straight line leads to this one, only
+        the line is walked. By another shape git's short cuts, which go by dates, could count wrong.
+        """
+        if known:
+            with contextlib.suppress(StorageError):  # it may be gone
+                span = f"{known}..{commit}"
+                line = self._local("rev-list", "--parents", span).decode().splitlines()
+                if (
+                    line
+                    and line[-1].endswith(f" {known}")
+                    and {len(one.split()) for one in line} == {2}
+                ):
+                    return counted + len(line)
         return int(self._local("rev-list", "--count", commit))
 
     def descends(self, commit: str, ancestor: str) -> bool:

@@ -38,6 +38,7 @@ from annoris.model import Change, Deadline, Entry, Finding, Projected, Receipt, 
 
 SECONDS = 840.0  # a cron job that starts every 15 minutes has ended before the next one
 
+_FIRST = 5  # times as long as any other may take the fetch that brings all of master
 _LOCK_SECONDS = 10.0  # a save that is under way is waited for
 _FATAL = (Locked, RemoteRefused, StorageError, ScopeMismatch, KeyProblem)
 _MOST_TOLD = 50  # paths of one kind in a report and in the log
@@ -225,6 +226,7 @@ def _run(archive: Archive, step: _Steps, deadline: Deadline, force: bool, full: 
     done = [replace(catalog, milliseconds=step.taken["catalog"])]
     caches = mirror(archive, deadline)
     if archive.settings.hot.url:
+        archive.follower.position(anew=full)
         done.append(caches.bring(deadline, full=full, force=force))
     if full and archive.settings.emergency.url:
         done.append(caches.sweep())
@@ -277,8 +279,9 @@ def follow(archive: Archive, deadline: Deadline, *, force: bool = False) -> None
     that nothing goes back.
     """
     master, follower = archive.master, archive.follower
-    wait = Deadline(deadline.left(archive.settings.master.push_seconds))
     before = master.tip()
+    seconds = archive.settings.master.push_seconds * (1 if before else _FIRST)
+    wait = Deadline(deadline.left(seconds))
     follower.must_be_ours(before)
     found = "" if master.embedded else master.peek(wait)
     with master.lock(Deadline(deadline.left(_LOCK_SECONDS))):

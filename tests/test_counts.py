@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from annoris import cli
+from tests.support import githttp
 from tests.support.machine import Machine
 
 _GOODBYE = b"X\0\0\0\4"  # PostgreSQL's, which nobody waits for
@@ -57,6 +58,24 @@ def test_each_verb_starts_few_git_processes(
     assert count("search", "text") <= 1
     many = [here.write(f"many-{n}.md", f"# Many {n}\n\ntext {n}\n") for n in range(30)]
     assert count("save", *many) <= 3
+
+
+def test_files_that_only_git_can_date_take_one_walk_of_history_however_many(
+    machine: Callable[..., Machine], tmp_path: Path
+) -> None:
+    """Each was one for 2,000 files: adopting a large repository took the square of its size."""
+    taken = []
+    for number in (10, 4100):
+        remote = githttp.bare(tmp_path / f"{number}.git")
+        folder = tmp_path / f"counted {number}"
+        folder.mkdir()
+        githttp.commit(remote, {f"sessions/x/{n}.md": b"# N %d\n" % n for n in range(number)})
+        here = machine(f"with {number}", remote)
+        taken.append(_counting(here, folder)("sync"))
+        shown = here.run("list", "--project", "x", "--json", "-n", "5000").json["sessions"]
+        assert len(shown) == number
+        assert all(row["saved"] > "1970-01-02" for row in shown)
+    assert taken[0] == taken[1]
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def test_a_new_clone_is_bare_empty_and_no_error(clone: Clones, remote: Path) -> 
         assert master.log(A) == []
         assert master.once(A) == []
         assert not master.applied("1-x", A)
-        assert master.changed_at([A], "") == {}
+        assert list(master.changed_at("")) == []
         assert master.check() == ""
         assert not (Path(master.folder) / "index").exists()
         master.create()
@@ -201,7 +201,9 @@ def test_no_process_is_left_by_any_reading(clone: Clones) -> None:
     next(dropped)
     dropped.close()  # type: ignore[attr-defined]
     master.log("sessions/x/1.md")
-    master.changed_at(["sessions/x/1.md"], tip)
+    walk = master.changed_at(tip)
+    next(walk)
+    walk.close()
     assert children() == before
 
 
@@ -248,7 +250,7 @@ def test_history_of_a_name_is_its_own(name: str, clone: Clones) -> None:
     put(master, {name: b"1", "a.md": b"other", "x.md": b"other"}, "1-aa")
     put(master, {name: b"2"}, "2-bb", "2026-11-24T11:00:00Z")
     assert [item.oid for item in master.log(name)] == [oid(b"2"), oid(b"1")]
-    assert master.changed_at([name], master.tip())[name] == "2026-11-24T11:00:00Z"
+    assert next(master.changed_at(master.tip())) == (name, "2026-11-24T11:00:00Z")
     assert master.applied("2-bb", name)
     assert not master.applied("2-bb", "a.md")
     before = master.tip()
@@ -256,6 +258,20 @@ def test_history_of_a_name_is_its_own(name: str, clone: Clones) -> None:
     assert master.once(f":(literal){name}") == [name]
     assert master.deliberate(before, master.tip()) == {name}
     assert master.removed_with(master.tip()) == [Entry(name, oid(b"2"))]
+
+
+def test_a_count_goes_on_from_a_known_one_on_a_straight_line_only(clone: Clones) -> None:
+    """Also of commits whose dates go backwards; where two lines met, all are counted."""
+    master = clone()
+    known = put(master, {A: b"1"})
+    for number, day in enumerate((20, 3, 11)):
+        tip = put(master, {A: b"%d" % number}, at=f"2026-11-{day:02}T10:00:00Z")
+    assert master.count(tip) == 5  # the first one begins the home
+    assert master.count(tip, known, 1000) == 1003
+    assert master.count(known, tip, 1000) == master.count(known, "f" * 40, 1000) == 2
+    side = master.commit(known, [Commit({B: b"side"}, "Side", "2026-10-01T10:00:00Z")])
+    master.accept(both := master.merge(tip, side, {}))
+    assert master.count(both, tip, 1000) == master.count(both) == 7
 
 
 def test_links_and_submodules_are_no_sessions_and_programs_are(clone: Clones, remote: Path) -> None:

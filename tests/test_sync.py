@@ -304,6 +304,22 @@ def test_full_heals_what_an_ordinary_sync_has_no_reason_to_look_at(
     in_step(here, tiers)
 
 
+def test_full_counts_master_anew_which_a_save_only_goes_on_with(
+    make: Machines, tiers: Tiers
+) -> None:
+    """What is kept of the position is not believed for ever."""
+    here = make()
+    here.save(doc(0))
+    kept = here.data / "clone.git.position"
+    commit, position = kept.read_text().split()
+    kept.write_text(f"{commit} {int(position) + 500}")
+    here.save(doc(1))
+    assert kept.read_text().endswith(f" {int(position) + 501}")
+    synced(here, full=True)
+    assert kept.read_text().endswith(f" {int(position) + 1}")
+    in_step(here, tiers)
+
+
 def test_full_clears_away_what_killed_runs_left_and_notes_of_long_ago(
     machine: Machines, remote: Path
 ) -> None:
