@@ -68,6 +68,7 @@ class Caches:
         self._ring: KeyRing | None = None
         self._mark: tuple[int, ...] = ()
         self._proved = False
+        self._looked: bool | None = None  # at the key file, for what the hot cache is asked now
         self._everything = settings.encryption.scope == "everything"
         self._shown = ""  # the commit that the hot cache was last seen to show
         self._bad: list[Cached] = []
@@ -388,11 +389,14 @@ class Caches:
     def _keys(self) -> KeyRing:
         """The key file, made at the first need; ANNORIS_KEY goes before it.
 
-        It is read again once it was changed: a server outlives rotations. With everything
-        sealed master decides which key it is, so that none is made here.
+        It is read again once it was changed: a server outlives rotations. What the hot cache is
+        asked goes by one ring, however many documents that is about. With everything sealed
+        master decides which key it is, so that none is made here.
         """
         from annoris import envelope  # noqa: PLC0415
 
+        if self._looked and self._ring:
+            return self._ring
         mark = self._key_mark()
         if self._ring is None or (mark and mark != self._mark):  # never a new one for one lost
             given, path = self._settings.key, self._settings.at("key")
@@ -402,6 +406,7 @@ class Caches:
                 os.makedirs(self._settings.data_dir, mode=0o700, exist_ok=True)
                 self._ring = envelope.new_key_file(path)
             self._mark, self._proved = self._key_mark(), False
+        self._looked = None if self._looked is None else True
         return self._ring
 
     def _key_mark(self) -> tuple[int, ...]:
@@ -437,6 +442,7 @@ class Caches:
             self._hot = Hot(self._settings.hot.url, schema=self._settings.hot.schema)
         hot, deadline = self._hot, Deadline(seconds)
         started = time.monotonic()
+        self._looked = False
         try:
             with hot.within(deadline):
                 answer = patiently(lambda: self._prepared(hot, work), deadline)
@@ -451,6 +457,8 @@ class Caches:
                 self.key_problem = f"{error.message}\n{error.hint}"
             self._complain(f"the hot cache is left out: {error.message}; {error.hint}")
             return None
+        finally:
+            self._looked = None
         self.watch("hot", time.monotonic() - started, True)
         self._breaker.succeeded("hot")
         return answer

@@ -19,7 +19,7 @@ import sqlite3
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any
@@ -411,13 +411,17 @@ class Catalog:
     # --- what verify knows -------------------------------------------------------------------
 
     def damage(self) -> str:
-        """What SQLite holds against the file, the full-text index included; empty when sound."""
+        """What SQLite holds against the file, the full-text index included; empty when sound.
+
+        By a connection of its own, so that another thread may read here meanwhile.
+        """
         try:
-            said = [row[0] for row in self._rows("PRAGMA integrity_check(3)")]
-            if said != ["ok"]:
-                return "; ".join(map(str, said))
-            with self._guarded():
-                self._run("INSERT INTO texts (texts, rank) VALUES ('integrity-check', 1)")
+            with closing(Catalog(self._path, text=self._text)) as other:
+                said = [row[0] for row in other._rows("PRAGMA integrity_check(3)")]
+                if said != ["ok"]:
+                    return "; ".join(map(str, said))
+                with other._guarded():
+                    other._run("INSERT INTO texts (texts, rank) VALUES ('integrity-check', 1)")
         except StorageError as error:
             return error.message
         return ""

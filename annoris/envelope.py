@@ -27,6 +27,8 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from annoris.dataclass import dataclass
 from annoris.errors import (
@@ -40,6 +42,9 @@ from annoris.errors import (
     WrongKey,
 )
 from annoris.model import Deadline
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 MAX_PLAINTEXT = 64 * 1024 * 1024
 
@@ -125,8 +130,6 @@ def seal(plaintext: bytes, *, key: Key, session: str, oid: str, limit: int = MAX
     It has been opened again, and compared, before it is returned. Raises DocumentRefused when
     the plaintext has more than ``limit`` bytes.
     """
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
-
     if len(plaintext) > limit:
         raise DocumentRefused(
             f"session {session} has {len(plaintext)} bytes; at most {limit} can be encrypted",
@@ -137,7 +140,7 @@ def seal(plaintext: bytes, *, key: Key, session: str, oid: str, limit: int = MAX
     algorithm, content = (_ZIPPED_AND_SEALED, zipped) if shorter else (_SEALED, plaintext)
     nonce = os.urandom(_NONCE_SIZE)
     bound = _bound(_ENVELOPE + _FORMAT, algorithm, key.id, session, oid)
-    sealed = AESGCM(key.secret).encrypt(nonce, content, bound)
+    sealed = _cipher(key.secret).encrypt(nonce, content, bound)
     fields = (_ENVELOPE + _FORMAT, algorithm, key.id, _b64(nonce), _b64(sealed), "")
     envelope = ".".join(fields)
     if not _holds(envelope, plaintext, key, session, oid):
@@ -253,12 +256,19 @@ def _bound(*fields: str) -> bytes:
 
 def _decrypted(secret: bytes, nonce: bytes, sealed: bytes, bound: bytes) -> bytes | None:
     from cryptography.exceptions import InvalidTag  # noqa: PLC0415
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
 
     try:
-        return AESGCM(secret).decrypt(nonce, sealed, bound)
+        return _cipher(secret).decrypt(nonce, sealed, bound)
     except InvalidTag:
         return None
+
+
+@lru_cache(4)
+def _cipher(secret: bytes) -> AESGCM:
+    """One for each key: making it takes longer than to open a document."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+
+    return AESGCM(secret)
 
 
 def _unzipped(content: bytes, limit: int, where: str) -> bytes:
@@ -534,14 +544,12 @@ def export_ring(ring: KeyRing, passphrase: str) -> str:
     All and not only the current one: in the middle of a rotation the older ones are needed.
     Takes half a second (scrypt, 64 MiB), as does every guess at the passphrase.
     """
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
-
     if not passphrase:
         raise KeyProblem("the passphrase is empty")
     salt, nonce = os.urandom(_SALT_SIZE), os.urandom(_NONCE_SIZE)
     secrets = b"".join(key.secret for key in ring.keys)
     bound = _bound(_EXPORT + _FORMAT, _b64(salt))
-    sealed = AESGCM(_stretched(passphrase, salt)).encrypt(nonce, secrets, bound)
+    sealed = _cipher(_stretched(passphrase, salt)).encrypt(nonce, secrets, bound)
     return ".".join((_EXPORT + _FORMAT, _b64(salt), _b64(nonce), _b64(sealed), ""))
 
 

@@ -31,6 +31,7 @@ from annoris.errors import (
 from annoris.model import Deadline
 
 NOTHING = subprocess.DEVNULL
+_BUFFER = 1 << 17  # bytes of a pipe that are read at once: what it holds, and more
 _running: set[subprocess.Popen[bytes]] = set()
 
 # What a user may say about how git reaches the network; every other GIT_ variable is dropped,
@@ -133,6 +134,7 @@ def process(
     try:
         process = subprocess.Popen(
             command,
+            bufsize=_BUFFER,
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=stderr,

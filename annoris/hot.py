@@ -18,9 +18,11 @@ import re
 import socket
 import threading
 import time
+from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from annoris.dataclass import dataclass
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 VERSION = 3  # of sql/hot.sql; tables of an older version are thrown away
 
 _FEW = 50  # rows that go as parameters of one statement; more go by COPY
-_CHUNK = 50  # contents that are held in memory
+_CHUNK = 1000  # contents that are asked for at once
+_CHUNK_BYTES = 4_000_000  # of them that are held in memory, and one more
 _MATCHES = 10
 _WIDTH = 255  # of VARCHAR columns
 _START = 64  # characters that tell an envelope from any other: its nonce is among them
@@ -161,6 +164,7 @@ _MARKED = (
     "project", "name", "title", "priority", "status", "created_at", "updated_at", "size", "etag",
     "literal", "body_md5",
 )  # fmt: skip
+_marked = itemgetter(*map(list(_COLUMNS).index, _MARKED))
 _MARK = "md5(concat_ws(chr(31), {}))".format(
     ", ".join(_ISO.format(name) if name.endswith("_at") else name for name in _MARKED)
 )
@@ -171,7 +175,11 @@ FROM sessions
 """  # noqa: S608 - constants only
 _NEAR = " WHERE id = ANY(%s::uuid[]) OR file_path = ANY(%s) OR position > %s"
 _CONTENTS = f"""
-SELECT {_READ} FROM sessions WHERE id = ANY(%s::uuid[]) AND deleted_at IS NULL
+SELECT {_READ} FROM (
+    SELECT *, sum(octet_length(content)) OVER (
+        ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+    ) AS before FROM sessions WHERE id = ANY(%s::uuid[]) AND deleted_at IS NULL
+) AS found WHERE COALESCE(before, 0) < {_CHUNK_BYTES} ORDER BY id
 """  # noqa: S608 - constants only
 # Rows are locked in the order of their ids here too.
 _RESEAL = """
@@ -651,11 +659,14 @@ class Hot:
         return {id: Held(_original(path), *rest) for id, path, *rest in found}
 
     def contents(self, ids: Iterable[str]) -> Iterator[Cached]:
-        """The sessions of these ids, some at a time and in any order; tombstones are left out."""
-        rest = iter(ids)
-        while chunk := list(islice(rest, _CHUNK)):
-            for row in self._run((_CONTENTS, (chunk,)))[0]:
-                yield _cached(row)
+        """The sessions of these ids, some at a time and in their order; no tombstones."""
+        left = sorted(ids)
+        while left:
+            asked = left[:_CHUNK]
+            found = self._run((_CONTENTS, (asked,)))[0].fetchall()
+            yield from map(_cached, found)
+            # As far as the bytes went; nothing found is nothing there.
+            left = left[bisect(left, found[-1][0]) if found else len(asked) :]
 
     def count(self) -> int:
         """How many sessions there are, without tombstones."""
@@ -1047,8 +1058,8 @@ def mark(session: Session) -> str:
     """The digest that ``Held.mark`` has when the row's metadata is that of the session."""
     from hashlib import md5  # noqa: PLC0415
 
-    values = dict(zip(_COLUMNS, _record(Cached(session, 0, "")), strict=True))
-    words = [str(values[name]) if values[name] is not None else "" for name in _MARKED]
+    values = _marked(_record(Cached(session, 0, "")))
+    words = ["" if value is None else str(value) for value in values]
     return md5(chr(31).join(words).encode(), usedforsecurity=False).hexdigest()
 
 
@@ -1078,6 +1089,8 @@ def _quoted(name: str) -> str:
 
 def _text(text: str) -> str:
     """Text as PostgreSQL takes it: paths need not be UTF-8, and YAML can write a NUL."""
+    if not _UNFIT.search(text):
+        return text
     return _UNFIT.sub(lambda m: "\\\\" if m[0] == "\\" else f"\\u{ord(m[0]):04x}", text)
 
 

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
-from itertools import starmap
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -103,10 +102,10 @@ class Scope:
 
     def chosen(self, ids: Iterable[str]) -> set[str]:
         """Those of the ids whose content is looked at; the same ones for the same seed."""
+        if self.quick or self.sample >= 100:
+            return set() if self.quick else set(ids)
         everything = sorted(ids)
-        if self.quick:
-            return set()
-        count = math.ceil(len(everything) * min(self.sample, 100.0) / 100)
+        count = math.ceil(len(everything) * self.sample / 100)
         return set(random.Random(self.seed).sample(everything, count))  # noqa: S311 - no secret
 
 
@@ -186,39 +185,61 @@ class _Look:
         self.unfit: set[str] = set()
         self.tip = ""
         self._sums: dict[str, str] = {}  # MD5 by blob id
-        self._whole: Future[str] | None = None  # nobody else uses the catalog before it is there
+        self._rows: list[Session] = []  # what the catalog shows of the tip
+        self._learned: list[tuple[str, str, str]] = []
+        self._stale: set[str] = set()
 
     def run(self) -> list[Finding]:
         with ThreadPoolExecutor(2) as pool:  # SQLite and git check themselves, we look elsewhere
-            if not self.scope.quick:
-                self._whole = pool.submit(self.archive.catalog.damage)
             found = [*self._outbox(), *self._dumps(), *self._remote()]
             sound = pool.submit(self.archive.master.check) if self._checks_objects() else None
             try:
                 self.tip = self.archive.master.tip()
                 if self.tip:
                     self.archive.master.must_fit(self.tip)
-                tree = self.archive.master.tree(self.tip)
+                files = self.archive.master.tree(self.tip, lambda _: True)
             except StorageError as error:
                 found.append(_clone(error.message))
             except (KeyProblem, ScopeMismatch) as error:
                 found.append(_locked(error))
             else:
-                found += self._compared(tree)
+                found += self._compared(files, pool)
             found += self._objects(sound)
         return found
 
-    def _compared(self, tree: dict[str, str]) -> Iterator[Finding]:
-        """All that is compared with master's tree."""
-        here = list(self._catalog(tree))
+    def _compared(self, files: dict[str, str], pool: ThreadPoolExecutor) -> list[Finding]:
+        """All that is compared with master's files. A catalog that SQLite then finds damaged is
+        not to be believed, and nothing that was compared with it."""
+        catalog = self.archive.catalog
+        try:
+            self.archive.follower.refresh()
+            whole = None if self.scope.quick else pool.submit(catalog.damage)
+            found = list(self._against(files))
+            said = whole.result() if whole else ""
+        except StorageError as error:
+            said = error.message
+        if said:
+            catalog.reopen()
+            self.unfit.clear()
+            return list(self._against(files, said))
+        if self._learned or self._stale:
+            catalog.examine(self._learned, self._stale)
+        return found
+
+    def _against(self, files: dict[str, str], damage: str = "") -> Iterator[Finding]:
+        """What is not as master's files say; with ``damage`` nothing is asked of the catalog."""
+        master = self.archive.master
+        tree = {path: oid for path, oid in files.items() if master.included(path)}
+        here = [_damaged(damage)] if damage else list(self._catalog(files, tree))
         sound = not any(item.where == "catalog" for item in here)
         here += self._documents(tree, compare=sound)
-        here += self._projects(compare=sound)
+        here += self._projects(files) if sound else ()
         yield from here
         with tempfile.TemporaryDirectory() as folder:
             archive = self.archive
             follower = archive.follower
             if any(item.where == "catalog" for item in here):  # not to be believed
+                self._rows = []
                 truth = Catalog(os.path.join(folder, "catalog.sqlite"))
                 follower = Follower(archive.master, truth, archive.outbox)
             try:
@@ -304,24 +325,14 @@ class _Look:
 
     # --- the catalog and the documents -----------------------------------------------------------
 
-    def _catalog(self, tree: dict[str, str]) -> Iterator[Finding]:
-        catalog = self.archive.catalog
-        if self._whole and (said := self._whole.result()):
-            yield Finding("catalog-damaged", "catalog", "", said, "annoris verify --repair")
-            return
-        try:
-            self.archive.follower.refresh()
-            shown = catalog.entries()
-        except StorageError as error:
-            yield Finding("catalog-damaged", "catalog", "", error.message, error.hint)
-            return
-        master = self.archive.master
-        for path in master.tree(self.tip, master.layout.stray):
+    def _catalog(self, files: dict[str, str], tree: dict[str, str]) -> Iterator[Finding]:
+        for path in filter(self.archive.master.layout.stray, files):
             yield sync.unfit(path, "it does not have the form of this master, and is not shown")
         unopened = sync.unopened(self.archive, tree)
         yield from (sync.unfit(path, why) for path, why in unopened.items())
         expected = {path: oid for path, oid in tree.items() if path not in unopened}
-        for change in plan.changes(shown, expected):
+        self._rows = self.archive.catalog.settled()
+        for change in plan.changes({row.path: row.oid for row in self._rows}, expected):
             kind = "missing" if change.added else "stale" if change.oid else "surplus"
             yield _repairable(f"catalog-{kind}", "catalog", change.path)
 
@@ -333,31 +344,27 @@ class _Look:
         catalog = self.archive.catalog
         entries = [Entry(path, tree[path]) for path in sorted(self.scope.chosen(tree))]
         self.checked["sessions"] = len(entries)
-        rows = {row.path: row for row in catalog.settled()} if compare else {}
+        rows = {row.path: row for row in self._rows} if compare else {}
         found = catalog.examined() if compare else ()
         known = {Entry(path, oid): said for oid, path, said in found}
-        learned: list[tuple[str, str, str]] = []
         for entry, data in self._read(entries):
             if data is None:
                 yield _clone(f"the object {entry.oid} of {entry.path} can't be read, or is another")
                 continue
             self._sums[entry.oid] = md5(data)
-            said = _parsed(known.get(entry, "")) or self._examined(entry, data, learned)
+            said = _parsed(known.get(entry, "")) or self._examined(entry, data)
             yield from self._judged(entry, said, rows.get(entry.path))
         if compare:
-            current = set(tree.values())
-            gone = {entry.oid for entry in known} - current if len(entries) == len(tree) else set()
-            catalog.examine(learned, gone)
+            if len(entries) == len(tree):
+                self._stale = {entry.oid for entry in known} - set(tree.values())
             yield from (sync.double(path, id) for path, id in catalog.doubles().items())
 
-    def _examined(
-        self, entry: Entry, data: bytes, learned: list[tuple[str, str, str]]
-    ) -> list[object]:
+    def _examined(self, entry: Entry, data: bytes) -> list[object]:
         """What a document says of itself, and before it what is wrong with it, if anything."""
         most = self.archive.settings.save.max_bytes
         problem = sync.document_problem(entry.path, data, most)
         said = [problem, *_values(make_row(entry.path, entry.oid, data).session)]
-        learned.append((entry.oid, entry.path, json.dumps(said)))
+        self._learned.append((entry.oid, entry.path, json.dumps(said)))
         return said
 
     def _judged(self, entry: Entry, said: list[object], row: Session | None) -> Iterator[Finding]:
@@ -383,24 +390,23 @@ class _Look:
                 except KeyProblem:
                     continue
 
-    def _projects(self, *, compare: bool) -> Iterator[Finding]:
+    def _projects(self, files: dict[str, str]) -> Iterator[Finding]:
         """Each project's file, and what the catalog says of it."""
-        master, catalog = self.archive.master, self.archive.catalog
-        if self.scope.quick or not compare:
+        if self.scope.quick:
             return
-        shown, problems = catalog.filed()
+        shown, problems = self.archive.catalog.filed()
         for problem in problems:
             path = problem.partition(":")[0]
             mend = "mend that file on master"
             yield Finding("project-unreadable", "master", path, problem, mend)
         known = {project.path: project for project in shown}
-        files = master.tree(self.tip, master.layout.is_project)
-        for entry, data in self._read(list(starmap(Entry, files.items()))):
+        paths = [path for path in files if self.archive.master.layout.is_project(path)]
+        for entry, data in self._read([Entry(path, files[path]) for path in paths]):
             file = project_file(entry.path, data) if data else None
             expected = file.project if file else None
             if entry.path in known and not _same(known[entry.path], expected):
                 yield _repairable("catalog-wrong", "catalog", entry.path)
-        for path in known.keys() - files.keys():
+        for path in known.keys() - set(paths):
             yield _repairable("catalog-wrong", "catalog", path)
 
     # --- the caches ------------------------------------------------------------------------------
@@ -441,7 +447,8 @@ class _Look:
         if problem := self.archive.caches.unfit_key(state.proof):
             yield Finding("hot-key", "hot", "", problem, "annoris key import")
             return
-        sessions = mirror.sessions()
+        known = self._rows if view.tip == self.tip else []
+        sessions = {row.id: row for row in known} or mirror.sessions()
         found = mirror.compare(hot, view, sessions)
         if any(item.kind == "ahead" for item in found) and not mirror.is_newest(view):
             found = [item for item in found if item.kind != "ahead"]
@@ -612,6 +619,10 @@ def _clone(message: str) -> Finding:
     return Finding(
         "clone-damaged", "clone", message, KINDS["clone-damaged"], "annoris verify --repair"
     )
+
+
+def _damaged(message: str) -> Finding:
+    return Finding("catalog-damaged", "catalog", "", message, "annoris verify --repair")
 
 
 def _locked(error: AnnorisError) -> Finding:

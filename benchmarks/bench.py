@@ -140,6 +140,7 @@ class Bench:
         typer = Step([PYTHON, "-c", "import typer"])
         typer_sqlite = Step([PYTHON, "-c", "import typer, sqlite3"])
         fetch = Step(["git", "-C", str(self.clone), "fetch", "--quiet", "origin"])
+        fsck = Step(["git", "-C", str(self.clone), "fsck", "--no-dangling", "--no-progress"])
         catalog = str(self.folder / "data" / "catalog.sqlite")
         newest = self.newest["id"]
         hot = {"ANNORIS_HOT_URL": self.hot_url}
@@ -167,7 +168,7 @@ class Bench:
             ),
             Verb(
                 "verify", 1.5, lambda: [self.annoris("verify")],
-                lambda: [Step([PYTHON, "-c", CHECK, str(self.clone), self.hot_url])],
+                lambda: [fetch, fsck, Step([PYTHON, "-c", CHECK, str(self.clone), self.hot_url])],
                 "hot, clone", self.full, slow=True, env=hot,
             ),
             *(

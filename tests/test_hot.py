@@ -388,6 +388,16 @@ def test_rows_are_taken_one_by_one(hot: Hot) -> None:
     assert most < 100
 
 
+def test_large_contents_come_some_at_a_time_and_each_once(hot: Hot) -> None:
+    sizes = (3_000_000, 0, 3_000_000, 1, 0, 5_000_000, 0, 2)
+    rows = [
+        cached(str(uuid.UUID(int=number)), content="x" * size) for number, size in enumerate(sizes)
+    ]
+    hot.put(rows)
+    ids = [row.session.id for row in rows]
+    assert list(hot.contents([*reversed(ids), str(uuid.uuid4())])) == rows
+
+
 def test_reseal_replaces_the_envelope_that_it_was_made_from_and_no_other(hot: Hot) -> None:
     """A row that was written or evicted meanwhile keeps what it has; an empty envelope evicts."""
     same, newer, evicted, damaged = (str(uuid.uuid4()) for _ in range(4))
