@@ -121,7 +121,7 @@ class Archive:
         drafts = [one.item for one in accepted if isinstance(one.item, Draft)]
         transcripts = [one.transcript for one in accepted if one.transcript]
         delivered = iter(self.deliver([*drafts, *transcripts]))
-        receipts = []
+        receipts, intake = [], self._intake()
         for one in accepted:
             receipt = one.item if isinstance(one.item, Receipt) else next(delivered)
             receipts.append(
@@ -129,7 +129,7 @@ class Archive:
             )
             own = one.item if one.new and isinstance(one.item, Draft) else None
             kept = own if self._is_kept(own, receipt) else None
-            self._intake().note(one.source, one.document, receipt, kept)
+            intake.note(one.source, one.document, receipt, kept)
         return [*receipts, *delivered]
 
     def accept(self, sources: Iterable[Source], options: SaveOptions) -> list[Accepted]:

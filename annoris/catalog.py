@@ -513,7 +513,8 @@ class Catalog:
     def _insert(self, layer: int, row: Row) -> None:
         session = row.session
         stated = session.project
-        session = replace(session, project=self._former.get(stated, stated))
+        if stated in self._former:
+            session = replace(session, project=self._former[stated])
         claim = session.id or row.fallback
         own = (layer, claim, row.fallback, _folded(session.status), stated)
         n = self._run(_INSERT, *own, *_values(session)).lastrowid

@@ -14,8 +14,10 @@ from annoris.catalog import Catalog, Row
 from annoris.errors import DiskFull, DocumentRefused, MasterShrunk, RemoteRefused, StorageError
 from annoris.layout import id_in
 from annoris.master import Master
-from annoris.model import Deadline, Entry, ProjectFile, Session
+from annoris.model import Deadline, Entry, Meta, ProjectFile, Session
 from annoris.outbox import Outbox
+
+Said = tuple[Meta, str, bytes]  # what a document says of itself, its true etag, its body
 
 _REBUILD_SECONDS = 600.0  # one process makes a catalog anew, the others wait for it
 
@@ -266,14 +268,15 @@ def _dated(
         yield replace(row, session=replace(row.session, saved=when, created=created))
 
 
-def make_row(path: str, oid: str, data: bytes) -> Row:
+def make_row(path: str, oid: str, data: bytes, said: Said | None = None) -> Row:
     """A file on master as a catalog row. ``saved`` is empty when only git knows the time.
 
-    Where the path says an id, as those of a sealed master do, that is the id.
+    Where the path says an id, as those of a sealed master do, that is the id. ``said``: what
+    ``document.read`` gave for these bytes, where that is known.
     """
     from annoris import document  # noqa: PLC0415 - nothing new on master, nothing to read
 
-    meta, etag, body = document.read(data)
+    meta, etag, body = said or document.read(data)
     told = id_in(path)
     fallback = told or id_of(path)
     session = Session(

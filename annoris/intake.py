@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import lru_cache
 
 from annoris import document, encoding, leaks, markdown
 from annoris.catalog import Catalog
@@ -76,6 +77,7 @@ class Intake:
         self._catalog = catalog
         self._notes = notes
         self._find = find
+        self._canonical = lru_cache(catalog.canonical)
 
     def drafts(
         self, sources: Iterable[Source], options: SaveOptions, project: str
@@ -142,7 +144,7 @@ class Intake:
                     "\n".join(_told(source.name, problem) for problem in problems),
                     hint="mend the document, or save without --strict",
                 )
-            parsed = replace(parsed, problems=problems)
+            parsed = replace(parsed, problems=problems) if problems else parsed
         if limits.scan:
             allow = {*limits.allow_secrets, *options.allow_secrets}
             found = leaks.scan(data.decode(), allow=allow)
@@ -164,15 +166,15 @@ class Intake:
     ) -> Draft | Receipt | str:
         meta = parsed.meta
         # A document goes on to say the former name of its project: that alone is no edit of it.
-        stated = self._catalog.canonical(options.project) or meta.project or default
-        project, name = self._catalog.canonical(stated), options.name or meta.name
+        stated = self._canonical(options.project) or meta.project or default
+        project, name = self._canonical(stated), options.name or meta.name
+        body_md5 = document.body_md5(parsed.body)
         row = self._target(parsed, options, project, name)
         if row and options.update:  # a bare text stays what it is a revision of
             name = name or row.name
             if not (options.project or meta.project):
                 stated = project = row.project
         if row is None and not (meta.id or options.id):
-            body_md5 = document.body_md5(parsed.body)
             twin = None if options.name else self._catalog.twin(project, body_md5)
             if twin and not (options.status or options.priority):
                 return twin.pending or _unchanged(twin)
@@ -191,7 +193,7 @@ class Intake:
                 **({"workspace": options.workspace} if options.workspace else {}),
             },
         )
-        same_body = row and not row.pending and document.body_md5(parsed.body) == row.body_md5
+        same_body = row and not row.pending and body_md5 == row.body_md5
         if row and same_body and same_text(data, self._master.blob(row.oid, row.path)):
             return _unchanged(row)
         title = parsed.meta.title  # neither it nor the body is touched by a stamp
@@ -205,7 +207,7 @@ class Intake:
             project=project,
             name=name,
             title=title,
-            body_md5=document.body_md5(parsed.body),
+            body_md5=body_md5,
             at=at,
             data=data,
         )

@@ -147,7 +147,7 @@ def _structure(marks: list[Mark]) -> Iterator[Problem]:
 
 
 def _missing(marks: list[Mark], required: tuple[str, ...]) -> Iterator[Problem]:
-    there = {_folded(plain(raw)) for _, level, raw in marks if level}
+    there = {_folded(plain(raw)) for _, level, raw in marks if level} if required else set()
     for title in required:
         if _folded(title) not in there:
             yield Problem("missing-section", f"there is no section '{title}'")

@@ -35,21 +35,22 @@ class Notes:
         """Note a revision, ``alone`` instead of all before. A disk that refuses is no error."""
         if not key:
             return
-        before = self.find(key)
-        if before[-1:] == [noted] and not (alone and before[1:]):
-            with contextlib.suppress(OSError):
-                os.utime(os.path.join(self._folder, key))  # it is in use
-            return
-        kept = [] if alone else [one for one in before if one != noted][1 - _MOST :]
-        temporary = os.path.join(self._folder, f".{os.urandom(6).hex()}")
+        path = os.path.join(self._folder, key)
         with contextlib.suppress(OSError):
-            if not os.path.isdir(self._folder):
+            try:
+                _write(path, noted)
+            except FileNotFoundError:
                 os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            with open(temporary, "w", encoding="ascii") as file:
-                file.writelines(
-                    f"{one.written or '-'} {one.true} {one.oid}\n" for one in (*kept, noted)
-                )
-            os.replace(temporary, os.path.join(self._folder, key))
+                _write(path, noted)
+            except FileExistsError:
+                before = self.find(key)
+                if before[-1:] == [noted] and not (alone and before[1:]):
+                    os.utime(path)  # it is in use
+                    return
+                kept = [] if alone else [one for one in before if one != noted][1 - _MOST :]
+                temporary = os.path.join(self._folder, f".{os.urandom(6).hex()}")
+                _write(temporary, *kept, noted)
+                os.replace(temporary, path)
 
     def forget(self, key: str) -> None:
         """Take back what was noted, if anything was."""
@@ -73,6 +74,16 @@ class Notes:
                 return [Noted("" if line[0] == "-" else line[0], *line[1:]) for line in lines]
         except (OSError, ValueError, TypeError):
             return []
+
+
+def _write(path: str, *noted: Noted) -> None:
+    """Make a file, by one call: it is there whole, or empty, which is no note."""
+    text = "".join(f"{one.written or '-'} {one.true} {one.oid}\n" for one in noted)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        os.write(handle, text.encode("ascii"))
+    finally:
+        os.close(handle)
 
 
 def file_key(file: str) -> str:

@@ -24,7 +24,7 @@ from annoris.errors import (
     PolicyRefused,
     RemoteUnreachable,
 )
-from annoris.follow import Follower, make_row, project_file
+from annoris.follow import Follower, Said, make_row, project_file
 from annoris.gitcmd import LostRace
 from annoris.layout import id_in, places
 from annoris.master import Commit, Master, now
@@ -330,12 +330,12 @@ class Publisher:
             self._go_on(draft, copy, settled)
             return
         row = self._standing(draft.id, settled)
-        etag = document.etag(draft.data) if draft.op == "save" else ""
-        verdict = plan.settle(draft, etag, row)
+        said = document.read(draft.data) if draft.op == "save" else None
+        verdict = plan.settle(draft, said[1] if said else "", row)
         if verdict in ("contested", "vanished", "edited") and not fresh:
             raise _AskFirst
         if verdict == "write":
-            self._put(draft, row, settled)
+            self._put(draft, row, settled, said)
         elif verdict == "vanished":
             self._vanished(draft, settled)
         elif row is None or verdict == "present":
@@ -377,12 +377,14 @@ class Publisher:
     def _bytes(self, row: Session, settled: _Settled) -> bytes:
         return settled.bytes_of.get(row.path) or self.master.blob(row.oid, row.path)
 
-    def _put(self, draft: Draft, row: Session | None, settled: _Settled) -> None:
+    def _put(
+        self, draft: Draft, row: Session | None, settled: _Settled, said: Said | None = None
+    ) -> None:
         if row is None and draft.name and self._name_taken(draft, settled):
             self._keep(draft, draft.data, settled)
             return
         path = row.path if row else draft.path
-        session = self._place(draft.batch, path, draft.data, settled)
+        session = self._place(draft.batch, path, draft.data, settled, said)
         settled.receipts[draft.key] = _receipt(draft, "master", path, oid=session.oid)
 
     def _name_taken(self, draft: Draft, settled: _Settled) -> bool:
@@ -440,8 +442,10 @@ class Publisher:
         settled.copies[draft.id, document.etag(draft.data)] = copy
         settled.receipts[draft.key] = _kept(draft, copy)
 
-    def _place(self, batch: str, path: str, data: bytes, settled: _Settled) -> Session:
-        row = make_row(path, self.master.oid(path, data), data)
+    def _place(
+        self, batch: str, path: str, data: bytes, settled: _Settled, said: Said | None = None
+    ) -> Session:
+        row = make_row(path, self.master.oid(path, data), data, said)
         settled.commits.setdefault(batch, {})[path] = data
         settled.rows[path] = row
         settled.bytes_of[path] = data

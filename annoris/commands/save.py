@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -108,6 +109,21 @@ def _workspace() -> str:
     return found.text() if found else ""
 
 
+def _real(name: str) -> str:
+    """The absolute path of a file; the folder of many is looked at once."""
+    folder, file = os.path.split(name)
+    return (
+        os.path.realpath(name)
+        if os.path.islink(name)
+        else os.path.join(_folder(os.getcwd(), folder), file)
+    )
+
+
+@lru_cache(1)
+def _folder(here: str, name: str) -> str:
+    return os.path.realpath(os.path.join(here, name))
+
+
 def _read(name: str, limit: int) -> "Source":
     """A file's bytes; one byte more than allowed at the most."""
     from annoris.intake import Source
@@ -123,7 +139,7 @@ def _read(name: str, limit: int) -> "Source":
                     hint="save a summary, or raise save.max_bytes in the configuration",
                 )
             os.set_blocking(file.fileno(), True)
-            return Source(name, file.read(limit + 1), os.path.realpath(name))
+            return Source(name, file.read(limit + 1), _real(name))
     except IsADirectoryError:
         raise UsageError(
             f"{name}: is a folder", hint=f"annoris save {name.rstrip('/')}/*.md"
