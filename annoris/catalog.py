@@ -16,6 +16,7 @@ import fcntl
 import os
 import re
 import sqlite3
+import threading
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -146,6 +147,7 @@ class Catalog:
         self._text = text
         self._db = self._opened()
         self._former: dict[str, str] = {}
+        self._checking = threading.Lock()
 
     def close(self) -> None:
         self._db.close()
@@ -413,10 +415,11 @@ class Catalog:
     def damage(self) -> str:
         """What SQLite holds against the file, the full-text index included; empty when sound.
 
-        By a connection of its own, so that another thread may read here meanwhile.
+        By a connection of its own, so that another thread may read here meanwhile; one that
+        writes waits, however long this takes.
         """
         try:
-            with closing(Catalog(self._path, text=self._text)) as other:
+            with self._checking, closing(Catalog(self._path, text=self._text)) as other:
                 said = [row[0] for row in other._rows("PRAGMA integrity_check(3)")]
                 if said != ["ok"]:
                     return "; ".join(map(str, said))
@@ -433,7 +436,7 @@ class Catalog:
 
     def examine(self, found: Iterable[tuple[str, str, str]], stale: Iterable[str]) -> None:
         """Keep what was found out about documents, and forget the ``stale`` blob ids."""
-        with self._guarded(), self._db:
+        with self._checking, self._guarded(), self._db:
             self._run("BEGIN IMMEDIATE")
             for oid in stale:
                 self._run("DELETE FROM examined WHERE oid = ?", oid)
@@ -550,7 +553,7 @@ class Catalog:
     @contextmanager
     def _writing(self, patience: float = _BUSY_SECONDS) -> Iterator[None]:
         """One transaction, at whose end the outbox hides what it must of master."""
-        with self._guarded(), self._db:
+        with self._checking, self._guarded(), self._db:
             self._run(f"PRAGMA busy_timeout = {round(patience * 1000)}")
             self._run("BEGIN IMMEDIATE")
             self._former = dict(self._run("SELECT alias, name FROM former").fetchall())

@@ -211,13 +211,15 @@ class _Look:
         """All that is compared with master's files. A catalog that SQLite then finds damaged is
         not to be believed, and nothing that was compared with it."""
         catalog = self.archive.catalog
+        whole: Future[str] | None = None
+        found, said = list[Finding](), ""
         try:
             self.archive.follower.refresh()
             whole = None if self.scope.quick else pool.submit(catalog.damage)
-            found = list(self._against(files))
-            said = whole.result() if whole else ""
+            found += self._against(files)
         except StorageError as error:
             said = error.message
+        said = (whole.result() if whole else "") or said
         if said:
             catalog.reopen()
             self.unfit.clear()
@@ -434,9 +436,12 @@ class _Look:
     def _ask_hot(self, follower: Follower) -> list[Finding] | None:
         seconds = self.deadline.left(self.archive.settings.hot.sync_seconds)
         mirror = self._mirror(follower)
-        return self.archive.caches.survey(lambda hot: list(self._hot(hot, mirror)), seconds)
+        catalog = follower.catalog
+        return self.archive.caches.survey(
+            lambda hot: list(self._hot(hot, mirror, catalog)), seconds
+        )
 
-    def _hot(self, hot: Hot, mirror: Mirror) -> Iterator[Finding]:
+    def _hot(self, hot: Hot, mirror: Mirror, catalog: Catalog) -> Iterator[Finding]:
         from annoris.hot import VERSION  # noqa: PLC0415
 
         view, state = mirror.view(), hot.state()
@@ -456,7 +461,7 @@ class _Look:
             about = item.session.path if item.session else item.id
             yield _repairable(f"hot-{item.kind}", "hot", about)
         if state.commit == view.tip:  # a save brings no projects, the next sync does
-            filed = self.archive.catalog.filed()[0]
+            filed = catalog.filed()[0]
             for name in hot.misfiled(map(self.archive.caches.filed, filed)):
                 yield _repairable("hot-wrong", "hot", f"project {name}")
         differing = {item.id for item in found}

@@ -158,7 +158,7 @@ class Bench:
             Verb(
                 "sync --full into an empty hot cache", 1.5,
                 lambda: [self.annoris("sync", "--full")],
-                lambda: [Step([PYTHON, "-c", BULK, str(self.clone), self.hot_url])],
+                lambda: [fetch, Step([PYTHON, "-c", BULK, str(self.clone), self.hot_url])],
                 "hot, clone", self.empty, slow=True, env=hot,
             ),
             Verb(
@@ -215,14 +215,15 @@ class Bench:
         return [self.annoris("save", "--quiet", *map(str, sorted(notes.iterdir())))]
 
     def plumbing(self, count: int) -> list[Step]:
-        """What git needs to bring so many new files to a remote."""
+        """What git needs to bring so many new files to a remote, and to the disk there."""
         self.count += 1
         texts = enumerate(corpus.documents(count, seed=self.count))
         named = ((f"sessions/bench/{self.count}-{n}.md", text.encode()) for n, text in texts)
-        git = ["git", "-C", str(self.clone)]
+        git = ["git", "-c", "core.fsync=all", "-C", str(self.clone)]
+        there = "--receive-pack=git -c core.fsync=all receive-pack"
         return [
             Step([*git, "fast-import", "--quiet", "--force"], corpus.commit(named, parent=True)),
-            Step([*git, "push", "--quiet", "origin", "main:main"]),
+            Step([*git, "push", "--quiet", there, "origin", "main:main"]),
         ]
 
     def bulk(self) -> list[Step]:

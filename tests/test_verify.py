@@ -382,6 +382,24 @@ def test_the_catalog_is_compared_with_the_documents(here: Machine, tiers: Tiers)
     assert sessions(here)[0].title == "Note 0"
 
 
+@pytest.mark.parametrize("repair", [False, True])
+def test_nothing_that_a_damaged_catalog_says_is_believed(
+    here: Machine, tiers: Tiers, repair: bool
+) -> None:
+    """SQLite finds it while everything else is compared, and the hot cache is blameless."""
+    first = sessions(here)[0]
+    with sqlite3.connect(here.data / "catalog.sqlite") as db:
+        db.execute("UPDATE texts_content SET c2 = 'what nobody wrote' WHERE id = 1")
+        db.execute(
+            "UPDATE sessions SET title = 'Forged', oid = ? WHERE id = ?", ["1" * 40, first.id]
+        )
+    db.close()
+    left = [] if repair else [("catalog-damaged", "")]
+    assert found(here, repair=repair, code=0 if repair else 9) == left
+    assert found(here, repair=True, code=0) == []
+    assert sessions(here)[0] == first
+
+
 def test_a_sealed_master_is_verified_and_rebuilt_like_a_plain_one(
     make: Machines, tiers: Tiers
 ) -> None:
