@@ -105,10 +105,10 @@ class Breaker:
 
     def state(self) -> dict[str, TierState]:
         """The tiers that are down. A file that is missing or damaged knows of none."""
-        import json  # noqa: PLC0415
-
         try:
             with open(self._path, encoding="utf-8") as file:
+                import json  # noqa: PLC0415 - not for the file that is nearly never there
+
                 raw = json.load(file)
             return {tier: _tier_state(**fields) for tier, fields in raw.items()}
         except (OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError):

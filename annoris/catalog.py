@@ -784,6 +784,8 @@ def _plain(text: str) -> str:
 
 def _split(text: str) -> str:
     """Text with each character of an unspaced script as a word of its own."""
+    if text.isascii():
+        return text
     return re.sub(_UNSPACED, lambda run: _BETWEEN + _BETWEEN.join(run[0]) + _BETWEEN, text)
 
 

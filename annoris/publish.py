@@ -9,7 +9,6 @@ needs master's newest word, costs a fetch.
 from __future__ import annotations
 
 import hashlib
-import random
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable
@@ -245,6 +244,8 @@ class Publisher:
                         f"{self.master.remote} is busy: others were faster {races} times",
                         hint="annoris sync delivers what waits",
                     ) from None
+                import random  # noqa: PLC0415
+
                 time.sleep(deadline.left(random.uniform(0, min(2.0, 0.05 * 2**races))))  # noqa: S311 - jitter
                 self.follower.fetch(deadline)
                 fresh = True

@@ -569,7 +569,8 @@ def test_no_color_means_no_colour(arguments: str, evil: Machine) -> None:
 
 HEAVY = {
     "rich", "psycopg", "redis", "git", "markdown_it", "tenacity", "dotenv", "asyncio",
-    "importlib.metadata", "fastapi", "pydantic", "ftfy", "anyascii", "tomlkit",
+    "importlib.metadata", "fastapi", "pydantic", "ftfy", "anyascii", "tomlkit", "cryptography",
+    "apprise", "httpx", "mcp", "uvicorn", "yaml", "ssl", "hashlib", "json", "random", "tempfile",
 }  # fmt: skip
 _PROBE = """
 import sys
@@ -587,19 +588,24 @@ print("\\nimported:", *sorted(sys.modules), file=sys.stderr)
     ("arguments", "allowed"),
     [
         ("--help", set[str]()), ("", set[str]()), ("list", set[str]()),
-        ("load auth-refactor", set[str]()),
-        ("save good.md", {"markdown_it"}), ("save new.md", {"markdown_it"}),
+        ("load auth-refactor", set[str]()), ("search token", set[str]()),
+        ("save good.md", {"markdown_it", "hashlib", "json"}),
+        ("save new.md", {"markdown_it", "hashlib", "json"}), ("sync", {"hashlib", "json"}),
+        ("verify", {"markdown_it", "hashlib", "json", "random", "tempfile"}),
     ],
 )  # fmt: skip
 def test_a_command_imports_nothing_heavy_that_it_does_not_use(
-    arguments: str, allowed: set[str], furnished: Machine
+    arguments: str, allowed: set[str], machine: Machines, remote: Path
 ) -> None:
-    """GitPython only makes the clone, which stands already here."""
-    furnished.write("new.md", f"# New {time.time()}\n\ntext\n")
+    """GitPython only makes the clone, which stands already here. Master is asked each time."""
+    here = machine("laptop", remote, master_fresh_seconds="0.001")
+    here.write("good.md", GOOD)
+    here.save(GOOD, name="auth-refactor")
+    here.write("new.md", "# New\n\ntext\n")
     done = subprocess.run(
         [sys.executable, "-c", _PROBE, *arguments.split()],
-        cwd=furnished.desk,
-        env=furnished.environment,
+        cwd=here.desk,
+        env=here.environment,
         capture_output=True,
         check=True,
         timeout=60,
