@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from annoris.dataclass import dataclass, field
 
+if TYPE_CHECKING:
+    from queue import SimpleQueue
+
 T = TypeVar("T")
+
+# Threads that wait for work: to start one takes a busy machine milliseconds.
+_idle: list[SimpleQueue[Callable[[], None]]] = []
+os.register_at_fork(after_in_child=_idle.clear)
+
+
+def _serve(jobs: SimpleQueue[Callable[[], None]]) -> None:
+    while True:
+        jobs.get()()
+        _idle.append(jobs)
 
 
 class Deadline:
@@ -34,6 +48,7 @@ class Deadline:
         daemon thread, and ``discard`` gets what it answers too late.
         """
         from concurrent.futures import Future, InvalidStateError  # noqa: PLC0415
+        from queue import SimpleQueue  # noqa: PLC0415
 
         future: Future[T] = Future()
 
@@ -49,7 +64,12 @@ class Deadline:
             except InvalidStateError:
                 discard(answer)
 
-        threading.Thread(target=run, daemon=True).start()
+        try:
+            jobs = _idle.pop()
+        except IndexError:
+            jobs = SimpleQueue()
+            threading.Thread(target=_serve, args=(jobs,), daemon=True).start()
+        jobs.put(run)
         try:
             return future.result(self.left())
         except TimeoutError:

@@ -18,7 +18,7 @@ import pytest
 from annoris import hot as module
 from annoris.errors import ConfigError, Locked, StorageError, TierDown
 from annoris.hot import Hot, HotState, Stock
-from annoris.model import Cached, Deadline, Held, Project, Run, Session
+from annoris.model import Cached, Deadline, Held, Project, Run, Session, _idle
 from tests.support.proxy import Proxy
 from tests.support.servers import Postgres
 
@@ -796,7 +796,12 @@ def test_nothing_is_left_behind_by_cut_calls(far: Hot, proxy: Proxy) -> None:
     far.count()
     far.close()
     deadline = Deadline(5)
-    while any("Timer" in t.name or "run" in t.name for t in threading.enumerate()):
+
+    def busy() -> bool:
+        names = [thread.name for thread in threading.enumerate()]
+        return any("Timer" in n for n in names) or sum("_serve" in n for n in names) > len(_idle)
+
+    while busy():
         assert not deadline.over
         time.sleep(0.02)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -260,3 +261,34 @@ def test_an_emergency_cache_that_hangs_up_once_is_asked_again(
             proxy.mode = "pass"
             assert caches.ask_emergency(lambda cache: cache.put(cached()), Deadline(20))
             assert caches.complaints == []
+
+
+def test_work_that_hangs_is_left_and_the_next_is_done_by_another_thread() -> None:
+    """Its late answer is discarded; a thread that is free again is taken anew."""
+    late, done, discarded = threading.Event(), threading.Event(), list[int]()
+
+    def discard(answer: int) -> None:
+        discarded.append(answer)
+        done.set()
+
+    with pytest.raises(TimeoutError):
+        Deadline(0.05).run(lambda: late.wait(60) + 1, discard)
+    threads = {Deadline(60).run(threading.get_ident) for _ in range(20)}
+    assert len(threads) <= 10
+    assert threading.get_ident() not in threads
+    late.set()
+    assert done.wait(60)
+    assert discarded == [2]
+    with pytest.raises(ZeroDivisionError):
+        Deadline(60).run(lambda: 1 // 0)
+
+
+def test_a_forked_process_waits_for_no_thread_of_its_parent() -> None:
+    assert Deadline(60).run(lambda: 1) == 1
+    child = os.fork()
+    if not child:
+        try:
+            answer = Deadline(20).run(lambda: 7)
+        finally:
+            os._exit(0 if "answer" in locals() and answer == 7 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
