@@ -37,6 +37,7 @@ _FETCHED = "refs/annoris/fetched"
 _AHEAD = "refs/annoris/ahead"  # what sync looks at before it takes it
 _NEXT = "refs/annoris/next"
 _GONE = "refs/annoris/gone"
+_NAME = "annoris-master"  # of the remote, for git alone: nothing of it is written down
 _TRAILER = "Annoris-Save"
 # One commit of ``log``: no name can hold a NUL, so none can pass for a header.
 _REVISION = rb"\x01([0-9a-f]{40,64})\0(\d+)\0([^\0]*)\0([^\0]*)\0\0\n:\S+ \S+ \S+ ([0-9a-f]+) \w\0"
@@ -484,8 +485,9 @@ class Master:
             arguments = ["push", "--porcelain", "--no-verify", lease]
             if self.local_remote:  # fsync there too: its own configuration decides otherwise
                 arguments.append("--receive-pack=git -c core.fsync=all receive-pack")
-            self._network(*arguments, "--", self.remote, f"{commit}:{self._ref}", deadline=deadline)
-        self.accept(commit)
+            self._network(*arguments, "--", _NAME, f"{commit}:{self._ref}", deadline=deadline)
+        if self.embedded or self._read_ref(self._ref) != commit:  # git moves ours along
+            self.accept(commit)
 
     def fetch(self, deadline: Deadline) -> str:
         """Ask master for its tip; empty when the branch isn't there. ``accept`` comes after."""
@@ -807,8 +809,11 @@ class Master:
         return bytes(answer)
 
     def _extra(self) -> dict[str, str]:
-        """What only the network needs: credentials and how ssh behaves."""
-        extra = {}
+        """What only the network needs: credentials, how ssh behaves, and which branch follows."""
+        extra = {
+            f"remote.{_NAME}.url": self.remote,
+            f"remote.{_NAME}.fetch": f"+{self._ref}:{self._ref}",
+        }
         if self.remote.startswith(("http://", "https://")) and self._settings.token:
             import base64  # noqa: PLC0415
 

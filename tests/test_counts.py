@@ -18,6 +18,7 @@ from typer.main import get_command
 
 from annoris import cli
 from tests.support import githttp
+from tests.support.githttp import GitServer
 from tests.support.machine import Machine
 
 _GOODBYE = b"X\0\0\0\4"  # PostgreSQL's, which nobody waits for
@@ -27,7 +28,7 @@ EVER_NEW = {"master_fresh_seconds": "0.001"}  # each verb asks master
 def _counting(here: Machine, folder: Path) -> Callable[..., int]:
     """Run a verb and count the git processes that it starts itself."""
     git, log, programs = shutil.which("git"), folder / "log", folder / "programs"
-    programs.mkdir()
+    programs.mkdir(parents=True)
     (programs / "git").write_text(f'#!/bin/sh\necho x >> "{log}"\nexec "{git}" "$@"\n')
     (programs / "git").chmod(0o755)
     path = f"{programs}{os.pathsep}{here.environment['PATH']}"
@@ -41,23 +42,79 @@ def _counting(here: Machine, folder: Path) -> Callable[..., int]:
     return count
 
 
-def test_each_verb_starts_few_git_processes(
-    machine: Callable[..., Machine], remote: Path, tmp_path: Path
+def _manual() -> dict[str, list[int]]:
+    """The table of counts in the manual: verb → processes, requests, turns, bytes at most."""
+    page = Path(__file__).parent.parent / "docs" / "performance.md"
+    rows = page.read_text().partition("\n## Counts\n")[2].partition("\n## ")[0].splitlines()
+    cells = [
+        [cell.strip() for cell in row.strip("|").split("|")]
+        for row in rows
+        if row.startswith("| `")
+    ]
+    return {verb: [int(one.replace(",", "")) for one in row] for verb, *row in cells}
+
+
+def test_each_verb_costs_what_the_manual_says(
+    machine: Callable[..., Machine], server: GitServer, hot_url: str, tmp_path: Path
 ) -> None:
-    """With a remote: one that asks it, and one or two for the work."""
-    here = machine("laptop", remote, **EVER_NEW)
+    """Processes of git that it starts, requests to a git server, turns with PostgreSQL."""
+    patient = {"hot_seconds": "20", "hot_load_seconds": "20"}
+    with _turns(hot_url) as (url, turns):
+        psycopg.connect(url).close()
+        ((connecting,),) = turns
+        found = {}
+        for name, words in (("laptop", ""), ("desktop", ", with a hot cache")):
+            settings = {"hot_url": url, **patient} if words else {}
+            here = machine(name, server.url, **EVER_NEW, **settings)
+            count = _counting(here, tmp_path / f"of-{name}")
+            here.save(f"# First of {name}\n\ntext\n".encode())
+            note = here.write("note.md", f"# Note of {name}\n\ntext\n")
+            many = [here.write(f"{n}.md", f"# {n} of {name}\n\ntext {n}\n") for n in range(30)]
+            verbs: dict[str, tuple[str | Path, ...]] = {
+                "`save`": ("save", note), "`save` of 30": ("save", *many), "`sync`": ("sync",),
+                "`load`": ("load",), "`list`": ("list",), "`search`": ("search", "text"),
+            }  # fmt: skip
+            for verb, arguments in verbs.items():
+                before = server.requests, server.pushed
+                del turns[:]
+                processes = count(*arguments)
+                asked, pushed = server.requests - before[0], server.pushed - before[1]
+                talked = sum(mine - connecting for (mine,) in turns)
+                found[verb + words] = [processes, asked, talked, pushed]
+    wanted = _manual()
+    assert {verb: row[:3] for verb, row in found.items()} == {v: r[:3] for v, r in wanted.items()}
+    for verb, (*_, pushed) in found.items():
+        assert pushed <= wanted[verb][3] <= 2 * pushed, (verb, pushed)
+
+
+def test_within_the_time_that_a_look_at_master_counts_for_nobody_is_asked_again(
+    machine: Callable[..., Machine], server: GitServer, tmp_path: Path
+) -> None:
+    here = machine("laptop", server.url, master_fresh_seconds="3600")
     count = _counting(here, tmp_path)
-    here.save(b"# First\n\ntext\n", b"# Second\n\ntext\n")
-    note = here.write("note.md", "# Note\n\ntext\n")
-    assert count("save", note) <= 3
-    here.write("note.md", "# Note\n\nmore text\n")
-    assert count("save", note) <= 3
-    assert count("sync") <= 2
-    assert count("load") <= 2
-    assert count("list") <= 1
-    assert count("search", "text") <= 1
-    many = [here.write(f"many-{n}.md", f"# Many {n}\n\ntext {n}\n") for n in range(30)]
-    assert count("save", *many) <= 3
+    here.save(b"# First\n\ntext\n")
+    before = server.requests
+    assert [count("load"), count("list"), count("search", "text")] == [1, 0, 0]
+    assert server.requests == before
+
+
+def test_what_a_save_pushes_does_not_grow_with_the_number_of_sessions(
+    machine: Callable[..., Machine], tmp_path: Path
+) -> None:
+    """All of them in the folder that it goes to, which is the worst case."""
+    pushed = []
+    for size in (100, 2000):
+        with GitServer(tmp_path / f"server-{size}") as server:
+            here = machine(f"of-{size}", server.url)
+            here.save(b"# First\n\ntext\n")
+            month = next(path for path in server.files() if path.endswith(".md")).rpartition("/")[0]
+            notes = {f"{month}/{n:04}-a-note.md": f"# Old {n}\n".encode() for n in range(size)}
+            server.commit(notes)
+            here.run("sync")
+            before = server.pushed
+            here.save(b"# Next\n\ntext\n")
+            pushed.append(server.pushed - before)
+    assert 0 < pushed[1] < pushed[0] + 200
 
 
 def test_files_that_only_git_can_date_take_one_walk_of_history_however_many(

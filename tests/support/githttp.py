@@ -172,7 +172,8 @@ class GitServer:
 
     Who gave up while waiting for ``hang`` or ``delay`` has asked for nothing: git never sees it.
     ``requests`` counts all requests, ``pushes`` and ``fetches`` the POSTs that reached git's
-    receive-pack and upload-pack (a fetch of new commits makes two).
+    receive-pack and upload-pack (a fetch of new commits makes two), ``pushed`` the bytes that
+    came with pushes.
     """
 
     def __init__(
@@ -190,7 +191,7 @@ class GitServer:
         self.hang: Literal["", "accept", "drip"] = ""
         self.lose_ack = self.cut = 0
         self.delay = 0.0
-        self.requests = self.pushes = self.fetches = 0
+        self.requests = self.pushes = self.fetches = self.pushed = 0
         self.repo = bare(root / name, branch)
         self._rules: list[dict[str, object]] = []
         self._install_hook()
@@ -317,6 +318,7 @@ class GitServer:
         pushing = is_push(request)
         with self.lock:
             self.pushes += pushing
+            self.pushed += len(request.body) if pushing else 0
             self.fetches += request.method == "POST" and request.path.endswith("/git-upload-pack")
         return pushing
 
