@@ -16,11 +16,11 @@ import math
 import os
 import re
 import socket
-import threading
 import time
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -873,7 +873,7 @@ class Hot:
             raise self._down("did not answer in time")
         try:
             db = self._db or self._connect(deadline)
-            with self._cutting(deadline):
+            with deadline.cutting(partial(self._shut, self._wire)):
                 yield db, deadline
         except BaseException as error:
             self._drop()
@@ -926,24 +926,12 @@ class Hot:
         self._secret = str(settings.get("password") or os.environ.get("PGPASSWORD") or "")
         return dict(settings)
 
-    @contextmanager
-    def _cutting(self, deadline: Deadline) -> Iterator[None]:
-        """Shut the connection at the deadline, which ends whatever waits for it."""
-        wire = self._wire
-
-        def cut() -> None:
-            self._cut = True
-            with suppress(OSError):
-                if wire:
-                    wire.shutdown(socket.SHUT_RDWR)
-
-        timer = threading.Timer(min(deadline.left(), threading.TIMEOUT_MAX), cut)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+    def _shut(self, wire: socket.socket | None) -> None:
+        """Shut the connection, which ends whatever waits for it."""
+        self._cut = True
+        with suppress(OSError):
+            if wire:
+                wire.shutdown(socket.SHUT_RDWR)
 
     def _drop(self) -> None:
         db, self._db = self._db, None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from annoris.dataclass import dataclass, field
@@ -17,11 +17,23 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Threads that wait for work: to start one takes a busy machine milliseconds.
-_idle: list[SimpleQueue[Callable[[], None]]] = []
+_idle: list[SimpleQueue[Callable[[], object]]] = []
 os.register_at_fork(after_in_child=_idle.clear)
 
 
-def _serve(jobs: SimpleQueue[Callable[[], None]]) -> None:
+def _hand_over(work: Callable[[], object]) -> None:
+    """Have another thread do it."""
+    from queue import SimpleQueue  # noqa: PLC0415
+
+    try:
+        jobs = _idle.pop()
+    except IndexError:
+        jobs = SimpleQueue()
+        threading.Thread(target=_serve, args=(jobs,), daemon=True).start()
+    jobs.put(work)
+
+
+def _serve(jobs: SimpleQueue[Callable[[], object]]) -> None:
     while True:
         jobs.get()()
         _idle.append(jobs)
@@ -48,7 +60,6 @@ class Deadline:
         daemon thread, and ``discard`` gets what it answers too late.
         """
         from concurrent.futures import Future, InvalidStateError  # noqa: PLC0415
-        from queue import SimpleQueue  # noqa: PLC0415
 
         future: Future[T] = Future()
 
@@ -64,18 +75,23 @@ class Deadline:
             except InvalidStateError:
                 discard(answer)
 
-        try:
-            jobs = _idle.pop()
-        except IndexError:
-            jobs = SimpleQueue()
-            threading.Thread(target=_serve, args=(jobs,), daemon=True).start()
-        jobs.put(run)
+        _hand_over(run)
         try:
             return future.result(self.left())
         except TimeoutError:
             if future.cancel():
                 raise
             return future.result()
+
+    @contextmanager
+    def cutting(self, cut: Callable[[], object]) -> Iterator[None]:
+        """Have ``cut`` end what the block waits for, once the deadline is over."""
+        done = threading.Event()
+        _hand_over(lambda: done.wait(self.left(threading.TIMEOUT_MAX)) or cut())
+        try:
+            yield
+        finally:
+            done.set()
 
 
 Tier = Literal["hot", "emergency", "master", "clone", "outbox"]

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import traceback
 import uuid
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -290,7 +291,9 @@ def without_privileges(check: Callable[[], None]) -> None:
     if os.geteuid() != 0:
         check()
         return
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other threads only wait for us
+        child = os.fork()
     if child == 0:
         status = 1
         try:

@@ -283,6 +283,7 @@ def test_work_that_hangs_is_left_and_the_next_is_done_by_another_thread() -> Non
         Deadline(60).run(lambda: 1 // 0)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # that fork leaves threads behind
 def test_a_forked_process_waits_for_no_thread_of_its_parent() -> None:
     assert Deadline(60).run(lambda: 1) == 1
     child = os.fork()

@@ -120,6 +120,8 @@ class Proxy:
         if self._mode == "refuse":  # since a moment ago: nobody else hangs this one up
             return
         server.settimeout(None)
+        for end in (client, server):  # pass each piece on at once, as those two send it
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         down = threading.Thread(target=self._down, args=(server, client))
         down.start()
         self._up(client, server)
