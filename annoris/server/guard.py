@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 
 from annoris.archive import Archive
 from annoris.dataclass import dataclass
@@ -73,16 +74,17 @@ class Guard:
         self._looked = time.monotonic()
         return self._tokens
 
-    def admit(self, request: Request, text: str, scope: Scope) -> Caller:
-        """Who the caller is. Raises Problem: 401, 403 or 429."""
-        known = self._known(self._settings.token_seconds)
+    async def admit(self, request: Request, text: str, scope: Scope) -> Caller:
+        """Who the caller is. Raises Problem: 401, 403 or 429. No thread, unless master is asked."""
+        age = time.monotonic() - self._looked
+        unknown = not self._open and text and not tokens.match(text, self._tokens)
+        if age > self._settings.token_seconds or (unknown and age > _SOON_SECONDS):
+            await run_in_threadpool(self._look)
         if self._open:
             if self._loopback:
                 _from_here(request)
             return Caller("anyone")
-        token = text and (
-            tokens.match(text, known) or tokens.match(text, self._known(_SOON_SECONDS))
-        )
+        token = text and tokens.match(text, self._tokens)
         if not token:
             raise Problem(
                 "token",
@@ -95,15 +97,14 @@ class Guard:
         self._spend(token.id)
         return caller
 
-    def _known(self, seconds: float) -> tuple[Token, ...]:
-        """The tokens as of at most so long ago; while one thread looks, the others go on."""
-        if time.monotonic() - self._looked > seconds and self._looking.acquire(blocking=False):
+    def _look(self) -> None:
+        """Look for tokens on master; while one thread does, the others go on."""
+        if self._looking.acquire(blocking=False):
             try:
                 with self._pool.lend() as archive:
                     self.prime(archive)
             finally:
                 self._looking.release()
-        return self._tokens
 
     def _spend(self, id: str) -> None:
         """One request of the minute's; what was not used comes back evenly."""
@@ -146,13 +147,13 @@ def is_loopback(host: str) -> bool:
 
 
 def _needs(scope: Scope) -> Any:
-    def admitted(
+    async def admitted(
         request: Request,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
     ) -> None:
         guard: Guard = request.app.state.guard
         text = credentials.credentials if credentials else ""
-        request.state.caller = guard.admit(request, text, scope)
+        request.state.caller = await guard.admit(request, text, scope)
 
     return Security(admitted)
 

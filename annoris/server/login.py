@@ -20,7 +20,6 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
-from starlette.concurrency import run_in_threadpool
 
 from annoris.errors import AnnorisError
 from annoris.server import body
@@ -79,10 +78,10 @@ class Visitor:
 
 
 def _needs(scope: Scope) -> Any:
-    def visiting(request: Request) -> Visitor:
+    async def visiting(request: Request) -> Visitor:
         guard: Guard = request.app.state.guard
         token = request.cookies.get(COOKIE, "")
-        request.state.caller = guard.admit(request, token, scope)
+        request.state.caller = await guard.admit(request, token, scope)
         request.state.visitor = Visitor(request.state.caller, _word(token))
         found: Visitor = request.state.visitor
         return found
@@ -157,7 +156,7 @@ async def enter(request: Request, fields: Annotated[dict[str, str], Depends(_fil
     token, wanted = fields.get("token", "").strip(), local(fields.get("to", "/"))
     guard: Guard = request.app.state.guard
     try:
-        caller = await run_in_threadpool(guard.admit, request, token, "read")
+        caller = await guard.admit(request, token, "read")
     except Problem as problem:
         if problem.code != "token":
             raise
