@@ -186,6 +186,35 @@ def test_case_10_a_rewritten_master_wins_over_newer_rows(make: Machines, tiers: 
     assert here.load(saved[0].id).endswith(doc(0))
 
 
+def test_the_position_of_a_tip_is_the_number_of_its_commits_however_it_came_about(
+    machine: Machines, remote: Path
+) -> None:
+    """Own saves, others' commits, a rewritten history, a note that can't be read."""
+    here = machine("laptop", remote)
+    note = here.data / "clone.git.position"
+
+    def told() -> tuple[int, int]:
+        here.run("sync", "--force")
+        with contextlib.closing(here.archive()) as archive:
+            return archive.follower.position(), githttp.commits(remote)
+
+    here.save(b"# First\n\ntext\n")
+    found = [told()]
+    here.save(b"# Second\n\ntext\n")
+    found.append(told())
+    for number in range(3):
+        githttp.commit(remote, {f"sessions/default/{number}.md": b"# By hand\n"})
+    found.append(told())
+    githttp.force_push(remote, {"sessions/default/anew.md": b"# Anew\n"})
+    found.append(told())
+    note.write_text("0123456789 7")
+    found.append(told())
+    note.write_text("7")
+    found.append(told())
+    assert [position for position, _ in found] == [commits for _, commits in found]
+    assert len({position for position, _ in found}) == 4
+
+
 def test_case_12_a_day_of_missed_changes_is_healed_by_one_sync(
     make: Machines, tiers: Tiers
 ) -> None:
