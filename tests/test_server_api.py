@@ -8,9 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,8 +22,14 @@ import pytest
 
 from annoris.cli import EXIT
 from annoris.envelope import load_ring, sealed_by
+from annoris.intake import SaveOptions
 from annoris.layout import transcript_of
+from annoris.model import Draft, Receipt
+from annoris.server.courier import Courier
+from annoris.server.pool import Pool
 from annoris.server.problems import STATUS
+from annoris.server.writing import take
+from annoris.settings import load
 from tests.support import githttp
 from tests.support.githttp import GitServer, bare, commit
 from tests.support.machine import Machine
@@ -347,6 +354,36 @@ def test_pushes_are_no_more_often_than_set_and_a_server_that_ends_waits_for_none
         assert len(on_master(remote)) == 1
         assert service.stop() == 0
     assert len(on_master(remote)) == 6
+
+
+def test_a_delivery_waits_for_what_is_being_taken_in(
+    machine: Callable[..., Machine], remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a small one would go first, and all that come meanwhile would wait for two."""
+    monkeypatch.setattr("annoris.server.courier._GATHER_SECONDS", 60.0)
+    pool = Pool(load(environ=machine("server", remote).environment), lambda *_: None)
+    rounds: list[int] = []
+    courier = Courier(pool, lambda receipts, _: rounds.append(len(receipts)))
+
+    def deliver(number: int) -> Future[Receipt]:
+        taken = take(pool, f"# N {number}\n\ntext {number}\n".encode(), SaveOptions()).item
+        assert isinstance(taken, Draft)
+        return courier.deliver(taken)
+
+    courier.start()
+    try:
+        assert deliver(0).result(60).state == "master"
+        rounds.clear()
+        courier._took = 60.0
+        with courier.expecting():
+            first = deliver(1)
+            time.sleep(0.3)
+            second = deliver(2)
+        assert (first.result(60).state, second.result(60).state) == ("master", "master")
+    finally:
+        courier.stop(60)
+        pool.close()
+    assert rounds == [2]
 
 
 def _commits(remote: Path) -> int:

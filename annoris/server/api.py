@@ -358,12 +358,12 @@ async def create(
     """Save a document as a session, new or its own."""
     data, options = await body.document(request, query)
     pool, key = _pool(request), idempotency_key
-    item = await (
+    taking = (
         run_in_threadpool(writing.take_once, pool, data, options, request.state.caller, key)
         if key
         else run_in_threadpool(writing.take, pool, data, options.options())
     )
-    return await writing.answer(request, item, prefer)
+    return await writing.answer(request, taking, prefer)
 
 
 @router.put(
@@ -386,8 +386,8 @@ async def update(
 ) -> Response:
     """Save a new revision of a session."""
     data, options = await body.document(request, query)
-    item = await run_in_threadpool(writing.revise, _pool(request), str(id), data, options, if_match)
-    return await writing.answer(request, item, prefer, if_match)
+    taking = run_in_threadpool(writing.revise, _pool(request), str(id), data, options, if_match)
+    return await writing.answer(request, taking, prefer, if_match)
 
 
 @router.put(
@@ -407,8 +407,8 @@ async def keep_transcript(
     """Keep a transcript beside a session."""
     data = await body.transcript(request)
     pool = _pool(request)
-    item = await run_in_threadpool(writing.attach, pool, str(id), data, redact=query.redact)
-    return await writing.answer(request, item, prefer)
+    taking = run_in_threadpool(writing.attach, pool, str(id), data, redact=query.redact)
+    return await writing.answer(request, taking, prefer)
 
 
 @router.delete(
@@ -428,8 +428,8 @@ async def delete(
     prefer: Prefer = None,
 ) -> Response:
     """Remove a session; its history stays."""
-    draft = await run_in_threadpool(writing.give_up, _pool(request), str(id), if_match)
-    return await writing.answer(request, draft, prefer, if_match)
+    taking = run_in_threadpool(writing.give_up, _pool(request), str(id), if_match)
+    return await writing.answer(request, taking, prefer, if_match)
 
 
 # --- upkeep ----------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 from annoris.errors import AnnorisError
 from annoris.model import Deadline, Draft, Receipt
@@ -20,6 +21,7 @@ from annoris.server.pool import Pool
 
 _REMEMBERED = 10_000  # receipts; older ones are found on master
 _AGAIN_SECONDS = (15.0, 300.0)  # the first and the longest pause after a failure
+_GATHER_SECONDS = 1.0  # at most
 
 
 class Courier(threading.Thread):
@@ -34,7 +36,8 @@ class Courier(threading.Thread):
         self._turn = threading.Condition()
         self._waiting: list[tuple[Draft, Future[Receipt]]] = []
         self._exact: set[str] = set()  # whose owner waits, and wants no copy
-        self._carried = 0
+        self._coming = self._carried = 0
+        self._took = _GATHER_SECONDS  # the last delivery
         self._receipts: OrderedDict[str, Receipt] = OrderedDict()
         self._pause = 0.0  # before the outbox is tried again; 0: it is empty
         self._stopping = False
@@ -52,6 +55,19 @@ class Courier(threading.Thread):
                 self._exact.add(draft.key)
             self._turn.notify()
         return future
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """While a document is taken in, a delivery waits for it; no longer than the last took."""
+        with self._turn:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._coming -= 1
+                if self._waiting:
+                    self._turn.notify()
 
     def leave(self, draft: Draft) -> bool:
         """Do not wait for an exact draft: it is now one like all; False when it is decided."""
@@ -92,8 +108,10 @@ class Courier(threading.Thread):
             with self._turn:
                 if not (self._waiting or self._stopping):
                     self._turn.wait(self._pause or None)
-                # What comes while this waits goes along.
+                # What comes while these wait goes along.
                 self._turn.wait_for(lambda: self._stopping, self._next - time.monotonic())
+                patience = min(self._took, _GATHER_SECONDS)
+                self._turn.wait_for(lambda: self._stopping or not self._coming, patience)
                 batch, self._waiting = self._waiting, []
                 self._carried = len(batch)
                 ending = self._stopping and not batch
@@ -116,7 +134,8 @@ class Courier(threading.Thread):
                 self.leave(draft)
                 future.set_exception(error)
             return
-        self._watch(list(receipts.values()), time.monotonic() - started)
+        self._took = time.monotonic() - started
+        self._watch(list(receipts.values()), self._took)
         for draft, future in batch:
             heard = self.leave(draft)
             if receipts[draft.key].state != "outdated":

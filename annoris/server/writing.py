@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -159,7 +160,7 @@ def _outdated(pool: Pool, id: str) -> Problem:
 
 async def answer(
     request: Request,
-    item: Accepted | Receipt | Draft,
+    taking: Awaitable[Accepted | Receipt | Draft],
     prefer: str | None,
     if_match: str | None = None,
 ) -> Response:
@@ -167,16 +168,18 @@ async def answer(
 
     With If-Match it becomes no copy where another machine was faster, if its caller still waits.
     """
-    problems = item.document.problems if isinstance(item, Accepted) else ()
-    found = item.item if isinstance(item, Accepted) else item
-    if isinstance(found, Receipt):
-        return _told(replace(found, problems=problems), found.source)
     courier: Courier = request.app.state.courier
     limits = request.app.state.settings.server
-    full = courier.queue >= limits.queue
-    wait = 0.0 if full or "respond-async" in (prefer or "").lower() else limits.answer_seconds
-    exact = bool(wait and if_match and "*" not in body.revisions(if_match))
-    future = asyncio.wrap_future(courier.deliver(found, exact=exact))
+    with courier.expecting():
+        item = await taking
+        problems = item.document.problems if isinstance(item, Accepted) else ()
+        found = item.item if isinstance(item, Accepted) else item
+        if isinstance(found, Receipt):
+            return _told(replace(found, problems=problems), found.source)
+        full = courier.queue >= limits.queue
+        wait = 0.0 if full or "respond-async" in (prefer or "").lower() else limits.answer_seconds
+        exact = bool(wait and if_match and "*" not in body.revisions(if_match))
+        future = asyncio.wrap_future(courier.deliver(found, exact=exact))
     try:
         done = await asyncio.wait_for(asyncio.shield(future), wait) if wait else None
     except TimeoutError:
