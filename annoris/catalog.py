@@ -175,6 +175,11 @@ class Catalog:
         return self._state("commit")
 
     @property
+    def overlaid(self) -> str:
+        """The commit that layer 0 showed when ``overlay`` was last called."""
+        return self._state("overlaid")
+
+    @property
     def master(self) -> str:
         """Which master layer 0 shows, in the words of the last ``apply``."""
         return self._state("master")
@@ -241,6 +246,10 @@ class Catalog:
             for id, row in latest.items():
                 if row.session.pending > removed.get(id, ""):
                     self._insert(1, row)
+            self._run(
+                "INSERT OR REPLACE INTO state SELECT 'overlaid', value FROM state WHERE key = ?",
+                "commit",
+            )
 
     def overlay_keys(self) -> frozenset[str]:
         """The keys of all that the last ``overlay`` was given, hidden ones included."""

@@ -104,7 +104,8 @@ class Follower:
         Raises as ``catch_up`` does.
         """
         self.catch_up()
-        if self.catalog.overlay_keys() != self.outbox.waiting():
+        waiting, catalog = self.outbox.waiting(), self.catalog
+        if catalog.overlay_keys() != waiting or (waiting and catalog.overlaid != catalog.commit):
             self.overlay()
 
     def catch_up(self) -> None:
@@ -242,15 +243,27 @@ class Follower:
             yield from _dated(by_hand, walk, times)
 
     def overlay(self) -> None:
-        """Show what is only here (waiting, or set aside) over what master holds."""
+        """Show what is only here (waiting, or set aside) over what master holds.
+
+        What was set aside shows no more once master has another revision than it was made from.
+        """
         rows, deleted = [], []
         waiting, _ = self.outbox.read()
-        for draft in [draft for draft, _ in self.outbox.aside()] + waiting:
-            if draft.op != "save":  # a transcript hides nothing
-                deleted.append((draft.id if draft.op == "delete" else "", draft.key))
-                continue
-            row = make_row(draft.path, "", draft.data)
-            rows.append(replace(row, session=replace(row.session, id=draft.id, pending=draft.key)))
+        aside = {draft.key: draft for draft, _ in self.outbox.aside()}
+        held: dict[str, set[str]] = {}  # etags that an edit set aside may have been made from
+        for draft in (*aside.values(), *waiting):
+            if draft.key in aside and draft.id not in held:
+                base = self.catalog.base(draft.id)
+                held[draft.id] = {base.etag if base else ""}
+            if draft.op == "attach" or (draft.key in aside and draft.base not in held[draft.id]):
+                deleted.append(("", draft.key))  # it hides nothing
+            elif draft.op == "delete":
+                deleted.append((draft.id, draft.key))
+            else:
+                row = make_row(draft.path, "", draft.data)
+                session = replace(row.session, id=draft.id, pending=draft.key)
+                rows.append(replace(row, session=session))
+                held.setdefault(draft.id, set()).add(session.etag)
         self.catalog.overlay(rows, deleted)
 
 

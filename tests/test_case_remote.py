@@ -522,6 +522,30 @@ def test_case_15_what_is_refused_does_not_hold_up_the_rest(
     holds([here, machine("there", remote=server.url)], server.repo, everything, exactly=True)
 
 
+def test_case_15_what_was_refused_hides_nothing_that_came_after_it(
+    machine: Machines, server: GitServer
+) -> None:
+    """It shows until its session has a newer text on master, from here or elsewhere; it is kept."""
+    here, there = machine("here", remote=server.url), machine("there", remote=server.url)
+    here.save(doc(0))
+    server.refuse_content(b"NOT-FOR-GITHUB", name_path=True)
+    (id,) = queue(machine, server, [doc(1) + b"NOT-FOR-GITHUB\n"])
+    assert here.sync().code == 10
+    refused = here.load(id)
+    assert refused.endswith(b"NOT-FOR-GITHUB\n")
+    mended = refused.replace(b"NOT-FOR-GITHUB\n", b"fine\n")
+    assert here.run("save", "-", stdin=mended).code == 0
+    assert here.load(id).endswith(b"fine\n")
+
+    elsewhere = there.run("load", id).out
+    edit = here.load(id) + b"NOT-FOR-GITHUB\n"
+    assert here.run("save", "-", stdin=edit).code == 10
+    assert here.load(id).endswith(b"NOT-FOR-GITHUB\n")
+    assert there.run("save", "-", stdin=elsewhere + b"from there\n").code == 0
+    assert here.run("load", id, "--fresh").out.endswith(b"from there\n")
+    assert len(waiting(here)["aside"]) == 2
+
+
 def protected_then_open(here: Machine, server: GitServer, documents: list[bytes]) -> None:
     server.protect()
     for number, data in enumerate(documents, 1):
