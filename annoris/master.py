@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from annoris import gitcmd
 from annoris.dataclass import dataclass
-from annoris.errors import KeyProblem, NotFound, StorageError
+from annoris.errors import KeyProblem, Locked, NotFound, StorageError
 from annoris.layout import FORMAT, Layout, Plain, Scope, is_sealed, scope_in
 from annoris.model import Change, Deadline, Entry, Revision
 from annoris.settings import MasterSettings
@@ -39,6 +39,7 @@ _NEXT = "refs/annoris/next"
 _GONE = "refs/annoris/gone"
 _NAME = "annoris-master"  # of the remote, for git alone: nothing of it is written down
 _TRAILER = "Annoris-Save"
+_TRIES = 5
 # One commit of ``log``: no name can hold a NUL, so none can pass for a header.
 _REVISION = rb"\x01([0-9a-f]{40,64})\0(\d+)\0([^\0]*)\0([^\0]*)\0\0\n:\S+ \S+ \S+ ([0-9a-f]+) \w\0"
 _COMMIT = "[0-9a-f]{40}(?:[0-9a-f]{24})?"
@@ -502,16 +503,13 @@ class Master:
         return self.fetched()
 
     def _fetch(self, into: str, deadline: Deadline) -> None:
-        self._network(
-            "fetch",
-            "--quiet",
-            "--no-tags",
-            "--no-write-fetch-head",
-            "--",
-            self.remote,
-            f"+{self._ref}:{into}",
-            deadline=deadline,
-        )
+        refs = f"+{self._ref}:{into}"
+        flags = ("--quiet", "--no-tags", "--no-write-fetch-head", "--", self.remote, refs)
+        for _ in range(_TRIES):
+            with contextlib.suppress(gitcmd.LostRace):  # another process wrote that ref meanwhile
+                self._network("fetch", *flags, deadline=deadline)
+                return
+        raise Locked("other processes fetch into this clone", hint="try again in a moment")
 
     def peek(self, deadline: Deadline) -> str:
         """Master's tip, with all that leads to it; empty when the branch isn't there.

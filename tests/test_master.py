@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -258,6 +259,26 @@ def test_history_of_a_name_is_its_own(name: str, clone: Clones) -> None:
     assert master.once(f":(literal){name}") == [name]
     assert master.deliberate(before, master.tip()) == {name}
     assert master.removed_with(master.tip()) == [Entry(name, oid(b"2"))]
+
+
+def test_a_fetch_that_meets_another_one_is_tried_again(
+    clone: Clones, remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes that ask at once write the same ref; that is no lost race for anybody."""
+    master, git = clone(remote=remote), shutil.which("git")
+    tip = githttp.commit(remote, {A: b"1"})
+    programs, met = tmp_path / "programs", tmp_path / "met"
+    programs.mkdir()
+    (programs / "git").write_text(
+        f'#!/bin/sh\nfor word; do if [ "$word" = fetch ] && [ "$(wc -l < "{met}")" -lt 2 ]; then\n'
+        f'echo >> "{met}"; echo "error: cannot lock ref: is at 1 but expected 2" >&2; exit 1; fi\n'
+        f'done\nexec "{git}" "$@"\n'
+    )
+    (programs / "git").chmod(0o755)
+    met.touch()
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    assert master.peek(Deadline(60)) == tip
+    assert len(met.read_text().splitlines()) == 2
 
 
 def test_a_count_goes_on_from_a_known_one_on_a_straight_line_only(clone: Clones) -> None:
