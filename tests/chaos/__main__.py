@@ -24,7 +24,9 @@ def main() -> int:
     print(f"chaos: seed {seed}; again: make chaos SEED={seed} MINUTES={wanted.minutes:g}")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:
-        campaign = Campaign(Path(folder), seed, Size(seconds=wanted.minutes * 60))
+        seconds = wanted.minutes * 60
+        size = Size(seconds, pause=max(60.0, seconds / 10))
+        campaign = Campaign(Path(folder), seed, size)
         campaign.run()
     found = figures(campaign, time.monotonic() - began)
     if wanted.report:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -93,11 +94,17 @@ class Campaign:
                 self._trouble(min(left, self.size.pause))
                 left -= self.size.pause
                 self._check(last=left <= 0)
+                self._tell(left)
         finally:
             self._stop.set()
             self._ready.abort()
             for thread in work:
                 thread.join()
+
+    def _tell(self, left: float) -> None:
+        done, faults = len(self.tally.commands), sum(self.world.counts.values())
+        told = f"{max(left, 0):.0f} s to go: {done} operations, {faults} faults of the world"
+        print(f"{told}, {len(self.model.violations)} violations", file=sys.stderr)
 
     # --- people and faults -------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ was made from. So whatever is found anywhere says what it is, and what may stand
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
 from collections import Counter, defaultdict
@@ -127,6 +128,7 @@ class Model:
             known = tuple(self.texts[one].told() for one in sorted(numbers)[-40:])
             if (kind, message) not in [(item.kind, item.message) for item in self.violations]:
                 self.violations.append(Violation(kind, message, known))
+                print(f"{kind}: {message}", file=sys.stderr)
 
     def number(self, body: bytes) -> int:
         """Which text these exact bytes are; 0 for none that anybody wrote."""

@@ -114,7 +114,7 @@ class Person:
             command |= {"events": str(events), "kill_at": death.point}
         began = time.monotonic()
         pid = self.zygote.begin(command)
-        killed = self._wait(pid, death.seconds if death and death.how == "time" else LONGEST)
+        killed = self._wait(pid, death.seconds if death and death.how == "time" else LONGEST, words)
         code = self.zygote.end()
         died = ""
         if code == -signal.SIGKILL:
@@ -126,12 +126,17 @@ class Person:
         self._note(done)
         return done
 
-    def _wait(self, pid: int, seconds: float) -> bool:
+    def _wait(self, pid: int, seconds: float, words: tuple[str, ...]) -> bool:
         """Whether it had to be killed after so many seconds."""
         if select.select([self.zygote.answers], [], [], seconds)[0]:
             return False
         if seconds == LONGEST:
-            self.model.accuse("hangs", f"{self.name}: a command ran for {LONGEST} s")
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
+            time.sleep(0.5)
+            doing = (self.folder / "err").read_text(errors="replace")
+            told = f"{self.name}: {' '.join(words)} ran for {LONGEST} s"
+            self.model.accuse("hangs", f"{told}: {doing[-3000:]}")
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         return True

@@ -125,7 +125,7 @@ class World:
     def begin(self, fault: Fault) -> Heal | None:
         """Let something go wrong; answers what ends it, None when it is over or did not happen."""
         tier, _, how = fault.kind.partition("-")
-        if fault.seconds and self._is_down(fault.kind, tier):
+        if (fault.seconds or how == "restarted") and self._is_down(fault.kind, tier):
             return None
         heal = self._begin(fault, tier, how)
         if heal is None:

@@ -12,6 +12,7 @@ The product knows nothing of this: the events are put around it from outside.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import functools
 import inspect
 import json
@@ -284,6 +285,7 @@ def become(command: Command) -> NoReturn:
             open(handle, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
             for handle, mode in ((0, "r"), (1, "w"), (2, "w"))
         )
+        faulthandler.register(signal.SIGUSR1, sys.stderr)  # what it does, to whoever asks
         os.chdir(command.folder)
         os.environ.clear()
         os.environ.update(command.environment)
