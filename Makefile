@@ -89,6 +89,9 @@ bench: $(INSTALLED)  ## Time each verb against its floor; writes docs/performanc
 bench-scale: $(INSTALLED)  ## The same with 100,000 sessions too
 	$(BIN)/python benchmarks/bench.py --sizes 100,1000,10000,100000 --write docs/performance.md
 
+scale: $(INSTALLED)  ## Time, memory and disk of 1,000 to 100,000 sessions; writes docs/scaling.md
+	$(BIN)/python benchmarks/scale.py --write docs/scaling.md
+
 # Needs the network. What must be installed to save and load, without any extra.
 install-size:  ## Check that an installation stays below 60 MB
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
@@ -114,4 +117,4 @@ clean:  ## Remove what these targets made
 	rm -rf .venv dist build site chaos.json .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .PHONY: help install demo test test-postgres lint type audit format coverage browser docs pictures dist \
-	wheel-test conformance bench bench-scale install-size load chaos fuzz clean
+	wheel-test conformance bench bench-scale scale install-size load chaos fuzz clean

@@ -20,7 +20,6 @@ import contextlib
 import fcntl
 import json
 import os
-import platform
 import shutil
 import socket
 import statistics
@@ -29,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,13 +80,19 @@ class Verb(NamedTuple):
 class Bench:
     """One machine of so many sessions, its remote, and bare git beside it for the floors."""
 
-    def __init__(self, folder: Path, size: int, hot_url: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        size: int,
+        hot_url: str,
+        fill: Callable[[Path, int], None] = corpus.fill,
+    ) -> None:
+        """``fill`` puts so many sessions into a bare repository."""
         self.folder, self.size, self.hot_url, self.count = folder, size, hot_url, 0
         self.filled = -1
         self.deaf = socket.create_server(("127.0.0.1", 0))  # takes connections, never answers
         folder.mkdir()
-        self.remote, self.plain = folder / "remote.git", folder / "plain.git"
-        self.clone = folder / "floor.git"
+        self.remote = folder / "remote.git"
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("ANNORIS_", "PYTHON"))}
         self.env = {
             **kept, "HOME": str(folder), "GIT_CONFIG_NOSYSTEM": "1",
@@ -94,11 +100,18 @@ class Bench:
         }  # fmt: skip
         self.git("init", "--quiet", "--bare", "--initial-branch=main", str(self.remote))
         self.run([Step([ANNORIS, "save", "--quiet", "-"], b"# First\n\ntext\n")])
-        corpus.fill(self.remote, size)
-        self.run([Step([ANNORIS, "sync", "--quiet", "--force"])])
-        shutil.copytree(self.remote, self.plain)
-        self.git("clone", "--quiet", "--bare", str(self.plain), str(self.clone))
+        fill(self.remote, size)
+        shutil.rmtree(folder / "data")
+        self.joined = self.run([Step([ANNORIS, "sync", "--quiet", "--deadline", "3600"])])
         self.newest = json.loads(self.output(ANNORIS, "list", "--json", "-n", "1"))["sessions"][0]
+
+    @cached_property
+    def clone(self) -> Path:
+        """A clone of a copy of the remote, for the floors."""
+        plain, clone = self.folder / "plain.git", self.folder / "floor.git"
+        shutil.copytree(self.remote, plain)
+        self.git("clone", "--quiet", "--bare", str(plain), str(clone))
+        return clone
 
     def git(self, *arguments: str) -> None:
         self.run([Step(["git", *arguments])])
@@ -314,8 +327,7 @@ def main() -> None:
     if asked.json:
         print(json.dumps({"schema_version": 1, "rows": found}))
     if page:
-        machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
-        report.write(page, found, machine)
+        report.write(page, found)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import random
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 WORDS = (
@@ -63,3 +66,51 @@ def commit(changed: Iterator[tuple[str, bytes]], *, parent: bool) -> bytes:
         for path, data in changed
     )
     return b"".join(parts)
+
+
+_YEARS = 10 * 365.25 * 86400
+_VOCABULARY = [f"{head}{tail}" for head in WORDS[:12] for tail in range(1000)]
+FREQUENT, RARE = f'"{_VOCABULARY[99]}"', _VOCABULARY[-1]
+_ODDS = list(itertools.accumulate(1 / rank for rank in range(1, len(_VOCABULARY) + 1)))
+
+
+def saves(count: int) -> Iterator[tuple[int, str, bytes]]:
+    """What ten years of saves brought, oldest first: seconds since the epoch, path and bytes.
+
+    Documents of 1 KB as ``annoris save`` writes them, in ten projects, the last one saved now.
+    Words are as frequent as in a language: the most frequent one is in nearly every text.
+    """
+    chance = random.Random(count)  # noqa: S311 - not a secret
+    end = time.time()
+    for number in range(count):
+        at = int(end - _YEARS * (1 - (number + 1) / count))
+        when = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        id = uuid.UUID(int=at * 1000 << 80 | 7 << 76 | 2 << 62 | chance.getrandbits(62))
+        project = f"p{number // 10 % 10}"
+        words = chance.choices(_VOCABULARY, cum_weights=_ODDS, k=90)
+        lines = (" ".join(words[start : start + 10]) for start in range(0, 90, 10))
+        body = (
+            f"# Note {number}\n\n**Status:** {chance.choice(WORDS)}\n\n" + "\n".join(lines) + "\n"
+        )
+        head = f"---\nid: {id}\nproject: {project}\ncreated: {when}\nsaved: {when}\n"
+        etag = hashlib.sha256(f"{head}---\n{body}".encode()).hexdigest()[:16]
+        name = f"{when[:10]}-note-{number}-{str(id)[-8:]}.md"
+        path = f"sessions/{project}/{when[:4]}/{when[5:7]}/{name}"
+        yield at, path, f"{head}etag: {etag}\n---\n{body}".encode()
+
+
+def keep(repository: Path, count: int, each: int = 1) -> None:
+    """Add so many sessions to the branch ``main`` of a bare repository, ``each`` by a commit."""
+    command = ["git", "-C", str(repository), "fast-import", "--quiet", "--force"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as git:
+        assert git.stdin  # noqa: S101 - as asked for
+        git.stdin.write(b"reset refs/heads/main\nfrom refs/heads/main^0\n\n")
+        for number, (at, path, data) in enumerate(saves(count)):
+            if number % each == 0:
+                git.stdin.write(
+                    b"commit refs/heads/main\ncommitter Bench <bench@example.org> %d +0000\n"
+                    b"data 9\nSave Note\n" % at
+                )
+            git.stdin.write(b"M 100644 inline %b\ndata %d\n%b\n" % (path.encode(), len(data), data))
+    if git.returncode:
+        raise SystemExit("git fast-import failed")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +29,35 @@ def line(row: Row) -> str:
     )
 
 
-def write(page: Path, rows: list[Row], machine: str) -> None:
+def write(page: Path, rows: list[Row]) -> None:
     """Put the tables in their place in the page, and the curves beside it.
 
     Rows are of verbs beside their floors, or with ``what``: one value each, of anything.
     """
     verbs, others = ([row for row in rows if ("what" in row) == one] for one in (False, True))
-    parts = [f"Measured on {machine}."]
+    parts = [f"Measured on {machine()}."]
     if verbs:
         table = [_HEADS, "|---|--:|---|--:|--:|--:|--:|--:|--:|", *map(_cells, verbs)]
         curve = "![Median time of each verb over the number of sessions](performance.svg)"
         parts += ["\n".join(table), curve]
-        page.with_name("performance.svg").write_text(curves(verbs))
+        points = [(row["verb"], row["n"], 1000 * row["median"]) for row in verbs]
+        title = "Whole process, median, milliseconds over sessions"
+        page.with_name("performance.svg").write_text(curves(points, title))
     if others:
         heads = ["| what | number | value | target | |", "|---|--:|--:|--:|---|"]
         parts.append("\n".join([*heads, *map(_other, others)]))
+    put(page, parts)
+
+
+def put(page: Path, parts: Iterable[str]) -> None:
+    """Put parts between the marks of a page."""
     told = "\n\n".join(parts) + "\n"
     page.write_text(_BETWEEN.sub(lambda _: told, page.read_text()))
+
+
+def machine() -> str:
+    """Where figures come from."""
+    return f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
 def _value(row: Row) -> str:
@@ -71,43 +86,46 @@ def _cells(row: Row) -> str:
     )
 
 
-def curves(rows: list[Row]) -> str:
-    """Medians over the number of sessions, both axes logarithmic, as SVG."""
-    width, height, edge = 760, 420, 60
-    sizes = sorted({row["n"] for row in rows})
-    times = [row["median"] * 1000 for row in rows]
-    low, high = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
+def curves(points: Sequence[tuple[str, int, float]], title: str) -> str:
+    """Points as (curve, x, y), both axes logarithmic, as SVG."""
+    width, height, edge = 790, 420, 60
+    sizes = sorted({x for _, x, _ in points})
+    values = [y for _, _, y in points]
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
 
     def across(size: int) -> float:
         span = math.log10(sizes[-1] / sizes[0]) or 1
-        return edge + math.log10(size / sizes[0]) / span * (width - 260 - edge)
+        return edge + math.log10(size / sizes[0]) / span * (width - 290 - edge)
 
-    def down(ms: float) -> float:
-        return height - edge - (math.log10(ms) - low) / ((high - low) or 1) * (height - 2 * edge)
+    def down(value: float) -> float:
+        return height - edge - (math.log10(value) - low) / ((high - low) or 1) * (height - 2 * edge)
 
     box = f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {box}>',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        '<text x="60" y="24">Whole process, median, milliseconds over sessions</text>',
+        f'<text x="60" y="24">{title}</text>',
     ]
     for power in range(low, high + 1):
         y = down(10.0**power)
         parts.append(
-            f'<line x1="{edge}" x2="{width - 200}" y1="{y:.0f}" y2="{y:.0f}" stroke="#ddd"/>'
+            f'<line x1="{edge}" x2="{width - 230}" y1="{y:.0f}" y2="{y:.0f}" stroke="#ddd"/>'
             f'<text x="8" y="{y + 4:.0f}">{10.0**power:,g}</text>'
         )
     parts += [
         f'<text x="{across(size) - 12:.0f}" y="{height - 34}">{size:,}</text>' for size in sizes
     ]
-    for place, name in enumerate(dict.fromkeys(row["verb"] for row in rows)):
-        colour = _COLOURS[place % len(_COLOURS)]
-        points = [
-            (across(row["n"]), down(row["median"] * 1000)) for row in rows if row["verb"] == name
-        ]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
+    for place, name in enumerate(dict.fromkeys(curve for curve, _, _ in points)):
+        again, number = divmod(place, len(_COLOURS))
+        colour, dash = _COLOURS[number], ' stroke-dasharray="6 3"' * again
+        dots = [(across(x), down(y)) for curve, x, y in points if curve == name]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
+        look = f'fill="none" stroke="{colour}" stroke-width="2"{dash}'
+        parts.append(f'<polyline points="{path}" {look}/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in dots]
         y = edge + place * 20
-        parts.append(f'<text x="{width - 190}" y="{y}" fill="{colour}">{name}</text>')
+        parts.append(
+            f'<line x1="{width - 216}" x2="{width - 192}" y1="{y - 4}" y2="{y - 4}" {look}/>'
+        )
+        parts.append(f'<text x="{width - 186}" y="{y}" fill="{colour}">{name}</text>')
     return "\n".join([*parts, "</svg>", ""])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from benchmarks.load import pushes, tiers
 from tests.support.machine import Machine
 from tests.support.service import Service
 
-_CLIENTS, _SECONDS = 50, 10.0
+CLIENTS, _SECONDS = 50, 10.0
 
 
 def measured(folder: Path) -> Iterator[dict[str, object]]:
@@ -34,9 +35,9 @@ def measured(folder: Path) -> Iterator[dict[str, object]]:
         }  # fmt: skip
         machine = Machine(folder / "machine", str(parts.remote), settings)
         with Service(machine) as service:
-            made = _answered(f"{service.url}/api/v1/sessions", saves=True)
+            made = answered([f"{service.url}/api/v1/sessions"], _SECONDS, saves=True)
             yield {
-                "what": f"creates answered for each push, {_CLIENTS} clients", "n": len(made),
+                "what": f"creates answered for each push, {CLIENTS} clients", "n": len(made),
                 "unit": "", "value": len(made) / pushes(service), "target": 20.0, "most": False,
                 "note": f"{len(made) / _SECONDS:.0f} a second",
             }  # fmt: skip
@@ -45,21 +46,24 @@ def measured(folder: Path) -> Iterator[dict[str, object]]:
             with _bare(parts.hot_url) as bare:
                 least = _p99(f"{bare}/{known}")
             yield {
-                "what": f"reads, {_CLIENTS} clients: p99 over that of a bare route", "n": 1,
+                "what": f"reads, {CLIENTS} clients: p99 over that of a bare route", "n": 1,
                 "unit": "×", "value": ours / least, "target": 3.0, "most": True,
                 "note": f"{ours:.0f} ms over {least:.0f} ms",
             }  # fmt: skip
 
 
 def _p99(url: str) -> float:
-    return statistics.quantiles(_answered(url), n=100)[98]
+    return statistics.quantiles(answered([url], _SECONDS), n=100)[98]
 
 
-def _answered(url: str, *, saves: bool = False) -> list[float]:
-    """Milliseconds of each answer, while all clients read, or save, without pause."""
+def answered(urls: Sequence[str], seconds: float, *, saves: bool = False) -> list[float]:
+    """Milliseconds of each answer, while all clients read, or save, without pause.
+
+    They share the addresses.
+    """
     taken: list[float] = []
 
-    async def client(until: float) -> None:
+    async def client(url: str, until: float) -> None:
         async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
             while (started := time.monotonic()) < until:
                 text = {"text": f"# Load\n\n{os.urandom(8).hex()} {'words of a note ' * 200}\n"}
@@ -68,8 +72,9 @@ def _answered(url: str, *, saves: bool = False) -> list[float]:
                 taken.append(1000 * (time.monotonic() - started))
 
     async def run() -> None:
-        until = time.monotonic() + _SECONDS
-        await asyncio.gather(*(client(until) for _ in range(_CLIENTS)))
+        until = time.monotonic() + seconds
+        shared = itertools.islice(itertools.cycle(urls), CLIENTS)
+        await asyncio.gather(*(client(url, until) for url in shared))
 
     asyncio.run(run())
     return taken
