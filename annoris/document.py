@@ -435,7 +435,7 @@ def _bounded(events: Iterator[Any]) -> Iterator[tuple[int, Any]]:
 
 
 def _adorned(event: Any) -> bool:
-    return bool(getattr(event, "anchor", None) or getattr(event, "tag", None))
+    return bool(event.anchor or event.tag)
 
 
 def _text_of(event: Any, inner: str) -> str | None:
@@ -446,8 +446,7 @@ def _text_of(event: Any, inner: str) -> str | None:
         return None
     if start == event.end_mark.index and inner[start - 1 : start] != ":":
         return None  # "? key" without a value: there is no place for one
-    unquoted = getattr(event, "style", None) in (None, "")
-    return "" if unquoted and value in _NULLS else value
+    return "" if event.style in (None, "") and value in _NULLS else value
 
 
 # ---------------------------------------------------------------- reading

@@ -4,6 +4,7 @@ import hashlib
 import re
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -100,8 +101,12 @@ def test_a_block_may_have_64_kib_and_no_more() -> None:
     assert len(document.split(sized(document.MAX_FRONT) + b"x")[0]) == document.MAX_FRONT
     for more in (1, 2, 5, 100):
         assert document.split(sized(document.MAX_FRONT + more) + b"x")[0] == b""
-    with pytest.raises(DocumentRefused, match="front matter would have"):
-        document.stamp(document.parse(sized(document.MAX_FRONT - 9) + b"x"), FIELDS)
+    room = document.MAX_FRONT - len("etag: 0123456789abcdef\n")
+    stamped = document.stamp(document.parse(sized(room) + b"x"), {})
+    assert len(document.split(stamped)[0]) == document.MAX_FRONT
+    with pytest.raises(DocumentRefused, match="front matter would have") as caught:
+        document.stamp(document.parse(sized(room + 1) + b"x"), {})
+    assert "shorten" in caught.value.hint
 
 
 # ------------------------------------------------------------------ CASE 27: hostile YAML
@@ -126,6 +131,19 @@ def test_case_27_a_yaml_bomb_is_refused_with_a_line(name: str) -> None:
     with pytest.raises(DocumentRefused, match=r"^a\.md:\d+: the front matter is not usable"):
         document.parse(data, where="a.md")
     assert document.inspect(data).title == "T"
+
+
+@pytest.mark.parametrize(
+    ("least", "text"),
+    [(document.MAX_ALIASES, "a: &a x\nb: [{}]\n"), (document.MAX_DEPTH - 1, "b: {}\n")],
+)
+def test_case_27_the_bounds_are_reached_and_not_passed(least: int, text: str) -> None:
+    def block(count: int) -> bytes:
+        nested = "[" * count + "]" * count
+        return front(text.format("*a, " * count if "&a" in text else nested))
+
+    assert document.split(block(least))[0]
+    assert not document.split(block(least + 1))[0]
 
 
 def test_case_27_tags_are_never_executed_and_their_values_not_ours() -> None:
@@ -172,6 +190,9 @@ def test_case_27_every_style_keeps_foreign_lines_and_the_body(name: str, data: b
     assert again.meta.id == ID
     assert again.meta.project == FIELDS["project"]
     assert again.meta.etag == document.etag(stamped)
+    assert document.read(stamped) == (again.meta, again.meta.etag, again.body)
+    assert document.etags(stamped) == (again.meta.etag, again.meta.etag)
+    assert document.etags(stamped + b"x") == (again.meta.etag, document.etag(stamped + b"x"))
     ours = re.compile(rb" *(annoris-)?(id|project|status|saved|etag):|---")
     lines = [line for line in parsed.front.split(b"\n") if not ours.match(line)]
     kept = [line for line in document.split(stamped)[0].split(b"\n") if not ours.match(line)]
@@ -227,7 +248,9 @@ def test_case_22_a_bom_before_front_matter_stays_first() -> None:
         (b"# T\nab\0c\n", "a.md:2: a NUL byte at offset 6", "NUL"),
         (b"ok\r\nok\rab\xffcd\n", "a.md:3: the byte 0xFF at offset 9", "--fix-encoding"),
         ("# Статус".encode("cp1251"), "a.md:1: the byte 0xD1 at offset 2", "--fix-encoding"),
-        (b"a\0\xff", "a.md:1: a NUL byte at offset 1", "NUL"),
+        (b"a\0b\0\xff", "a.md:1: a NUL byte at offset 1", "NUL"),
+        (b"\0" * 9 + b"x" * 11, "a.md:1: a NUL byte at offset 0", "NUL"),
+        (b"\0" * 10 + b"x" * 10, "a.md:1: this is not text: it looks like binary", "Markdown"),
         (b"\xed\xa0\x80", "a.md:1: the byte 0xED at offset 0", "--fix-encoding"),
         ("# Т".encode("utf-16"), "a.md:1: this is UTF-16", "--fix-encoding"),
         (b"\x89PNG\r\n\x1a\n\0\0", "a.md:1: this is not text: it looks like a PNG", "Markdown"),
@@ -244,12 +267,19 @@ def test_case_22_what_is_not_a_document_is_refused_with_place_and_advice(
         document.parse(data, where="a.md", max_bytes=100 if len(data) < 200 else 1000)
     assert caught.value.message.startswith(start)
     assert hint in caught.value.hint
+    place = re.search(r"at offset (\d+)", start)
+    assert not place or caught.value.details["offset"] == int(place[1])
+    line = re.match(r"a\.md:(\d+)", start)
+    assert caught.value.details["file"] == "a.md"
+    assert caught.value.details["line"] == (int(line[1]) if line else 0)
+    assert ("offset" in caught.value.details) == bool(line)
     assert isinstance(document.inspect(data), Meta)
 
 
 def test_a_message_without_a_file_still_has_a_place() -> None:
-    with pytest.raises(DocumentRefused, match=r"^document:1: a NUL byte"):
-        document.parse(b"a\0")
+    for data, start in ((b"a\0", "document:1: a NUL byte"), (b"", "document: the document is")):
+        with pytest.raises(DocumentRefused, match=f"^{start}"):
+            document.parse(data)
 
 
 def test_escape_sequences_and_other_controls_in_text_are_accepted() -> None:
@@ -275,12 +305,19 @@ def test_escape_sequences_and_other_controls_in_text_are_accepted() -> None:
         ("status: true\npriority: 1\n", {"status": "true", "priority": "1"}),
         ("status: null\npriority: ~\nname:\n", {"status": "", "priority": "", "name": ""}),
         ('status: "null"\n', {"status": "null"}),
+        ('status: "null"\nname: null\nb: [x]\n', {"status": "null", "name": ""}),
+        ("? [a, b]\n: c\nstatus: done\n", {"status": "done"}),
+        ("a: &x y\n*x : z\nstatus: done\n", {"status": "done"}),
+        ("&x status: done\n", {"status": ""}),
         ("status: |\n  two\n  lines\n", {"status": "two lines"}),
         ("status: in\n  progress\n", {"status": "in progress"}),
         ("? status\n: done\n", {"status": "done"}),
         ("etag: W/abc\n", {"etag": ""}),
         ("etag: 0123456789abcdef\n", {"etag": "0123456789abcdef"}),
         ("Status: done\n", {"status": ""}),
+        ("workspace: git@x:y main -\n", {"workspace": "git@x:y main -"}),
+        (f"workspace: x main {'a' * 40} src +2\n", {"workspace": f"x main {'a' * 40} src +2"}),
+        ("workspace: my own desk\n", {"workspace": ""}),
     ],
 )
 def test_front_matter_is_read_as_plain_text(block: str, expected: dict[str, str]) -> None:
@@ -307,7 +344,12 @@ def test_front_matter_is_read_as_plain_text(block: str, expected: dict[str, str]
     ],
 )
 def test_times_are_normalised_to_utc(written: str, read: str) -> None:
-    found = meta(f"created: {written}\nsaved: '{written}'\n")
+    """Wherever the machine stands; a time without a zone is UTC."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        found = meta(f"created: {written}\nsaved: '{written}'\n")
+    time.tzset()
     assert (found.created, found.saved) == (read, read)
 
 
@@ -449,6 +491,9 @@ def test_the_front_matter_wins_over_the_body_and_its_foreign_values_do_not() -> 
         ("annoris-id: [x,\n  y]\nb: 1\n", {"id": ID}, f"annoris-id: {ID}\nb: 1\n"),
         ("status: x\nname: n # c\nb: 1\n", {"name": ""}, "status: x\nb: 1\n"),
         ("status: [x]\n", {"status": ""}, "status: [x]\n"),
+        ("status: [x]\nannoris-status: y\n", {"status": ""}, "status: [x]\n"),
+        ("id: 17\n", {"id": ""}, "id: 17\n"),
+        ("  b: [x]\n", {"status": "s"}, "  b: [x]\n  status: s\n"),
         ("etag: 0123456789abcdef\nb: 1\n", {}, "b: 1\n"),
         ("name: n\n\n \n# c\nb: 1\n", {"name": ""}, "# c\nb: 1\n"),
         ("name: n\n", {"name": "true"}, 'name: "true"\n'),
@@ -483,6 +528,11 @@ def test_stamping_refuses_what_could_not_be_read_back(fields: dict[str, str]) ->
 def test_stamping_refuses_a_document_whose_front_is_none() -> None:
     with pytest.raises(ValueError, match="front matter"):
         document.stamp(Document(b"nothing\n", b"x", Meta()), {})
+
+
+def test_lines_that_claim_to_be_checked_are_counted_once_each() -> None:
+    body = b"a [verified: by hand] [verified: x]\n[verified: y]\n[unverified] b\n[verified]\n"
+    assert document.claims(body) == (2, 1)
 
 
 def test_a_foreign_etag_stays_and_counts() -> None:
