@@ -54,6 +54,7 @@ class Machine:
             "ANNORIS_DATA_DIR": str(self.data),
             "GIT_CONFIG_NOSYSTEM": "1",
             "PYTHONWARNINGS": "error",
+            **zygote.MEASURED,
             **({"ANNORIS_MASTER_REMOTE": remote} if remote else {}),
             **{f"ANNORIS_{key}".upper(): value for key, value in settings.items()},
         }

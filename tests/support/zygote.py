@@ -29,7 +29,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-_ENVIRONMENT = {"PYTHONWARNINGS": "error"}  # of the parent, hence of every child
+# What a run with coverage has its children know; nothing in any other.
+MEASURED = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+_ENVIRONMENT = {"PYTHONWARNINGS": "error", **MEASURED}  # of the parent, hence of every child
 _COMMANDS = Path(__file__).parents[2] / "annoris" / "commands"
 _WARM = (
     *(f"annoris.commands.{path.stem}" for path in sorted(_COMMANDS.glob("[!_]*.py"))),
