@@ -62,6 +62,7 @@ def meta(block: str, body: str = "# T\n") -> Meta:
         (b"---\ra: b\r---\rx", 0),
         (b"+++\na = 1\n+++\nx", 0),
         (b"---\nkey:value\n---\nx", 0),
+        (b"---\na: \xff\n---\nx", 13),
     ],
 )
 def test_front_matter_is_a_block_mapping_in_the_first_lines(data: bytes, size: int) -> None:
@@ -276,6 +277,10 @@ def test_case_22_what_is_not_a_document_is_refused_with_place_and_advice(
     assert isinstance(document.inspect(data), Meta)
 
 
+def test_a_document_may_be_as_large_as_the_limit() -> None:
+    assert document.parse(b"x" * 100, max_bytes=100).body == b"x" * 100
+
+
 def test_a_message_without_a_file_still_has_a_place() -> None:
     for data, start in ((b"a\0", "document:1: a NUL byte"), (b"", "document: the document is")):
         with pytest.raises(DocumentRefused, match=f"^{start}"):
@@ -303,6 +308,7 @@ def test_escape_sequences_and_other_controls_in_text_are_accepted() -> None:
         ('title: "a \\"b\\" \\\\ c"\n', {"title": 'a "b" \\ c'}),
         ("status: [a, b]\npriority:\n  x: 1\n", {"status": "", "priority": ""}),
         ("status: true\npriority: 1\n", {"status": "true", "priority": "1"}),
+        ("status: null\npriority: ~\n", {"status": "", "priority": ""}),
         ("status: null\npriority: ~\nname:\n", {"status": "", "priority": "", "name": ""}),
         ('status: "null"\n', {"status": "null"}),
         ('status: "null"\nname: null\nb: [x]\n', {"status": "null", "name": ""}),
@@ -393,6 +399,7 @@ def test_any_time_with_a_zone_keeps_its_instant(naive: datetime, minutes: int) -
         ("\n\n> - **first** line\n", "first line"),
         ("---\n\n***\n\nfirst\n", "first"),
         ("y" * 500, "y" * 120),
+        ("y" * 119 + " z", "y" * 119),
         ("```\ncode only\n```\n", ""),
         ("# " + "*a_[`<" * 20_000, None),
         ("# [" + "![x](y)" * 42, None),
@@ -447,6 +454,9 @@ def test_the_front_matters_title_comes_first() -> None:
         ("The status: done", "status", ""),
         ("Status report: done", "status", ""),
         ("```\nStatus: no\n```", "status", ""),
+        ("~~~\nStatus: no\n~~~", "status", ""),
+        ("```\nx\n```\nStatus: in work", "status", "in work"),
+        ("Status: " + "x" * 79 + " y", "status", "x" * 79),
         ("<!-- \nStatus: no\n-->", "status", ""),
         ("x\n" * 60 + "Status: late", "status", ""),
         ("x\n" * 50 + "Status: early", "status", "early"),
@@ -461,6 +471,11 @@ def test_the_front_matter_wins_over_the_body_and_its_foreign_values_do_not() -> 
     body = "# T\n**Status:** body\n"
     assert meta("status: front\n", body).status == "front"
     assert meta("status: [front]\n", body).status == "body"
+    said = {"status": "x", "priority": "y", "created": "2026-11-24T00:00:00Z"}
+    body = "# T\nDate: 2026-11-24\nPriority: y\nStatus: x\n"
+    for left_out, value in said.items():
+        block = "".join(f"{key}: {said[key]}\n" for key in said if key != left_out)
+        assert getattr(meta(block, body), left_out) == value
 
 
 # ------------------------------------------------------------------ stamping

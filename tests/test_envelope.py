@@ -279,6 +279,14 @@ def test_exported_keys_of_every_version_are_understood_for_ever() -> None:
     assert envelope.import_ring(export["text"], export["passphrase"]) == RING
 
 
+def test_what_is_derived_from_a_key_is_the_same_for_ever() -> None:
+    """Paths on a sealed master and codes in the caches are made so."""
+    key = _key(1)
+    assert envelope.derived(key, "names").id == "058a6fb8"
+    assert envelope.pseudonym("shop", key) == "9d58e5529d95103a37cad96af2f0ee1d"
+    assert envelope.pseudonym("\ud800", key) != envelope.pseudonym("\ud801", key)
+
+
 # --- the key check
 
 
@@ -342,6 +350,31 @@ def test_no_error_shows_a_key(attempt: Callable[[str], object], tmp_path: Path) 
         shown += repr(getattr(cause, "object", ""))
     pieces = [*_forms(_KEY), _CHANGED[12:40], envelope.phrase(_KEY)[5:30]]
     assert not [piece for piece in pieces if piece in shown]
+
+
+@pytest.mark.parametrize(
+    ("attempt", "message", "hint"),
+    [
+        (lambda: envelope.retire(RING, _key(1).id), "current", "annoris key rotate"),
+        (lambda: _open(SHORT, KeyRing((_key(2),))), "needs key", f"add key {_key(1).id}"),
+        (lambda: envelope.sealed_by("x"), "^the envelope is not", "annoris verify --repair"),
+        (lambda: envelope.sealed_by("annoris2."), "^the envelope has", "upgrade"),
+        (lambda: envelope.from_phrase("*"), "character that no phrase has", "without I, L, O and"),
+        (lambda: envelope.from_phrase("0"), "has 1 char", "a group that does not have 4"),
+        (lambda: envelope.from_phrase("0" * 55 + "1"), "does not add up", "with the paper"),
+        (lambda: envelope.read_ring("# none\n"), "^the text: holds no key", "43 characters"),
+        (lambda: envelope.read_ring("\nx"), "^the text, line 2: not a key", "43 characters"),
+    ],
+)
+def test_a_refusal_says_what_to_do(attempt: Callable[[], object], message: str, hint: str) -> None:
+    with pytest.raises(KeyProblem, match=message) as caught:
+        attempt()
+    assert hint in caught.value.hint
+
+
+def test_a_key_file_that_came_as_text_is_read() -> None:
+    text = f"# mine\n{_key(1).text()}\n{_key(2).text()}\n"
+    assert envelope.read_ring(text) == RING
 
 
 @pytest.mark.parametrize("size", [0, 16, 31, 33, 64])
@@ -500,8 +533,9 @@ def test_the_key_and_every_new_folder_are_on_disk_before_the_answer(
 def test_a_disk_that_refuses_is_told_and_leaves_nothing(path: str, tmp_path: Path) -> None:
     (tmp_path / "config").write_text("a file in the folder's place")
     before = os.listdir(tmp_path)
-    with pytest.raises(StorageError, match="can't be written"):
+    with pytest.raises(StorageError, match="can't be written") as caught:
         envelope.new_key_file(path)
+    assert "free some space" in caught.value.hint
     assert os.listdir(tmp_path) == before
 
 
