@@ -36,6 +36,7 @@ _PAUSE = 0.4  # at most, before the second try at a server that did not answer
 _FETCHED = "refs/annoris/fetched"
 _AHEAD = "refs/annoris/ahead"  # what sync looks at before it takes it
 _NEXT = "refs/annoris/next"
+_BEGIN = f"feature done\nreset {_NEXT}\n\n".encode()  # of a stream for fast-import
 _GONE = "refs/annoris/gone"
 _NAME = "annoris-master"  # of the remote, for git alone: nothing of it is written down
 _TRAILER = "Annoris-Save"
@@ -432,8 +433,7 @@ class Master:
         """
         if self.layout.sealed:
             self.must_fit(tip)
-        stream = [f"feature done\nreset {_NEXT}\n".encode()]
-        stream += [f"from {tip}\n\n".encode()] if tip else [b"\n"]
+        stream = [_BEGIN]
         who = self._author()
         ready = list(commits)
         if not tip:
@@ -451,11 +451,7 @@ class Master:
         """A commit with both histories: the tree of ``first`` plus ``files``."""
         commit = self._encoded(Commit(files, "Join the sessions of this machine", now()))
         parts = _import(commit, 1, self._author(), first, merge=second)
-        stream = [
-            f"feature done\nreset {_NEXT}\nfrom {first}\n\n".encode(),
-            *parts,
-            b"get-mark :1\ndone\n",
-        ]
+        stream = [_BEGIN, *parts, b"get-mark :1\ndone\n"]
         output = self._local("fast-import", "--quiet", "--force", stdin=b"".join(stream))
         return output.split()[-1].decode()
 
@@ -467,7 +463,7 @@ class Master:
         """A commit without parents, of blobs that are there already: path → blob id."""
         parts = _import(Commit({}, message, now()), 1, self._author(), "")
         stream = [
-            f"feature done\nreset {_NEXT}\n\n".encode(),
+            _BEGIN,
             *parts,
             *(f"M 100644 {oid} ".encode() + _quoted(path) + b"\n" for path, oid in files.items()),
             b"get-mark :1\ndone\n",

@@ -255,10 +255,11 @@ def test_history_of_a_name_is_its_own(name: str, clone: Clones) -> None:
     assert master.applied("2-bb", name)
     assert not master.applied("2-bb", "a.md")
     before = master.tip()
-    put(master, {name: None}, "3-cc")
+    put(master, {name: None, "x.md": None}, "3-cc")
     assert master.once(f":(literal){name}") == [name]
-    assert master.deliberate(before, master.tip()) == {name}
-    assert master.removed_with(master.tip()) == [Entry(name, oid(b"2"))]
+    assert master.deliberate(before, master.tip()) == {name, "x.md"}
+    gone = {Entry(name, oid(b"2")), Entry("x.md", oid(b"other"))}
+    assert set(master.removed_with(master.tip())) == gone
 
 
 def test_a_fetch_that_meets_another_one_is_tried_again(
