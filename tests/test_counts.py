@@ -68,10 +68,11 @@ def test_each_verb_costs_what_the_manual_says(
             here = machine(name, server.url, **EVER_NEW, **settings)
             count = _counting(here, tmp_path / f"of-{name}")
             here.save(f"# First of {name}\n\ntext\n".encode())
+            here.sync()
             note = here.write("note.md", f"# Note of {name}\n\ntext\n")
             many = [here.write(f"{n}.md", f"# {n} of {name}\n\ntext {n}\n") for n in range(30)]
             verbs: dict[str, tuple[str | Path, ...]] = {
-                "`save`": ("save", note), "`save` of 30": ("save", *many), "`sync`": ("sync",),
+                "`sync`": ("sync",), "`save`": ("save", note), "`save` of 30": ("save", *many),
                 "`load`": ("load",), "`list`": ("list",), "`search`": ("search", "text"),
             }  # fmt: skip
             for verb, arguments in verbs.items():
