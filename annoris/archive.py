@@ -240,6 +240,9 @@ class Archive:
             return layout.included(path) or layout.is_project(path)
 
         def whole(since: str) -> bool:
+            touched = self.master.wrote(since, tip)
+            if touched is not None:
+                return set(filter(shown, touched)) <= {path for path, _ in ours}
             try:
                 changes = self.master.diff(since, tip, shown)
             except StorageError:  # a commit that this clone has never seen

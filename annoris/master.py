@@ -70,6 +70,8 @@ class Master:
         self.layout = layout or Plain(settings.include)
         self._fits: str | None = None  # the commit that the layout was fitted to
         self._stored: dict[tuple[str, bytes], bytes] = {}  # sealed, and not committed yet
+        self._step = ("", "")  # from which commit to which the last ``commit`` went …
+        self._wrote: list[set[str]] = []  # … and which paths each one on the way touched
 
     @property
     def embedded(self) -> bool:
@@ -445,7 +447,13 @@ class Master:
         output = self._local(
             "fast-import", "--quiet", "--force", "--depth=0", stdin=b"".join(stream)
         )
-        return output.split()[-1].decode()
+        made = output.split()[-1].decode()
+        self._step, self._wrote = (tip, made), [set(commit.files) for commit in ready]
+        return made
+
+    def wrote(self, old: str, new: str) -> set[str] | None:
+        """Paths that the last ``commit`` touched, if it went from ``old`` to ``new``."""
+        return set().union(*self._wrote) if (old, new) == self._step else None
 
     def merge(self, first: str, second: str, files: Mapping[str, bytes]) -> str:
         """A commit with both histories: the tree of ``first`` plus ``files``."""
@@ -530,6 +538,8 @@ class Master:
         Where that is ``counted`` for a commit from which a straight line leads to this one, only
         the line is walked. By another shape git's short cuts, which go by dates, could count wrong.
         """
+        if known and (known, commit) == self._step:
+            return counted + len(self._wrote)
         if known:
             with contextlib.suppress(StorageError):  # it may be gone
                 span = f"{known}..{commit}"

@@ -386,6 +386,27 @@ def test_a_delivery_waits_for_what_is_being_taken_in(
     assert rounds == [2]
 
 
+def test_what_waits_for_master_is_not_tried_again_for_a_request_that_brings_nothing(
+    machine: Callable[..., Machine],
+) -> None:
+    here = machine("server", "http://127.0.0.1:9/none.git")
+    assert here.run("save", "-", stdin=b"# Waits\n\ntext\n").code == 75
+    pool = Pool(load(environ=here.environment), lambda *_: None)
+    rounds: list[float] = []
+    courier = Courier(pool, lambda _, seconds: rounds.append(seconds))
+    courier.start()
+    try:
+        wait_until(lambda: bool(rounds))
+        for _ in range(5):  # the first may come before it waits again
+            time.sleep(0.2)
+            with courier.expecting():
+                pass
+    finally:
+        courier.stop(60)
+        pool.close()
+    assert len(rounds) == 2  # when it began and when it ended
+
+
 def _commits(remote: Path) -> int:
     count = ["git", "--git-dir", str(remote), "rev-list", "--count", "--all"]
     return int(subprocess.check_output(count))

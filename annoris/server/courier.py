@@ -66,7 +66,7 @@ class Courier(threading.Thread):
         finally:
             with self._turn:
                 self._coming -= 1
-                if self._waiting:
+                if self._waiting:  # else nothing new came of it, and a pause goes on
                     self._turn.notify()
 
     def leave(self, draft: Draft) -> bool:

@@ -93,7 +93,7 @@ READS = {
     "Outbox.damaged",
     "Master.embedded", "Master.identity", "Master.included", "Master.exists", "Master.lock",
     "Master.tip", "Master.fetched", "Master.tree", "Master.diff", "Master.blob", "Master.blobs",
-    "Master.log", "Master.file",
+    "Master.log", "Master.file", "Master.wrote",
     "Master.removed_with", "Master.saved_by", "Master.once", "Master.applied", "Master.changed_at",
     "Master.deliberate", "Master.founded", "Master.descends", "Master.count",
     "Master.branches", "Master.claimed", "Master.local_remote",
