@@ -38,6 +38,7 @@ class Zygote:
             env={**environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,  # an answer in a buffer would not wake whoever waits for it
             start_new_session=True,  # Ctrl-C is for whoever runs the campaign
         )
         assert self._process.stdin
