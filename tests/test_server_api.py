@@ -327,6 +327,7 @@ def test_a_retried_create_with_the_same_key_makes_no_second_session(
 
 def test_fifty_clients_that_create_at_once_share_few_pushes(service: Service, remote: Path) -> None:
     """Every 201 is on master when it is answered; pushes are far fewer than documents."""
+    assert save(service.client, "# Before\n\ntext\n").status_code == 201  # the very first adds two
     before = _commits(remote)
     with ThreadPoolExecutor(50) as threads:
         answers = list(
