@@ -552,6 +552,7 @@ def test_lines_that_claim_to_be_checked_are_counted_once_each() -> None:
 
 def test_a_foreign_etag_stays_and_counts() -> None:
     data = front('etag: W/"x"\n')
+    assert document.etags(b"x") == ("", document.etag(b"x"))
     stamped = document.stamp(document.parse(data), {})
     assert b'etag: W/"x"\nannoris-etag: ' in stamped
     assert document.etag(stamped) == document.inspect(stamped).etag == document.etag(data)

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 import traceback
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -214,6 +215,14 @@ def test_the_algorithm_in_the_header_is_covered_by_the_tag() -> None:
 def test_a_small_envelope_that_expands_without_end_is_refused() -> None:
     bomb = _sealed_by_hand(zlib.compress(bytes(envelope.MAX_PLAINTEXT + 1)), "zA256GCM")
     assert len(bomb) < 100_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(Tampered, match="more than 1000 bytes") as caught:
+            envelope.open_(bomb, ring=RING, session=SESSION, oid=OID, limit=1000)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    assert "--repair" in caught.value.hint
     with pytest.raises(Tampered, match="more than 67108864 bytes"):
         _open(bomb)
 
@@ -226,9 +235,11 @@ def test_the_limit_is_exact_on_both_sides(plaintext: bytes, size: int) -> None:
     if size > 1000:
         with pytest.raises(Tampered, match="more than 1000 bytes"):
             envelope.open_(text, ring=RING, session=SESSION, oid=OID, limit=1000)
-        with pytest.raises(DocumentRefused, match="1001 bytes"):
+        with pytest.raises(DocumentRefused, match="1001 bytes") as caught:
             envelope.seal(plaintext, key=_key(1), session=SESSION, oid=OID, limit=1000)
+        assert "split" in caught.value.hint
     else:
+        text = envelope.seal(plaintext, key=_key(1), session=SESSION, oid=OID, limit=1000)
         opened = envelope.open_(text, ring=RING, session=SESSION, oid=OID, limit=1000)
         assert opened == plaintext
 
@@ -237,8 +248,9 @@ def test_the_limit_is_exact_on_both_sides(plaintext: bytes, size: int) -> None:
     "content", [b"", b"not zlib", zlib.compress(b"abc")[:-1], zlib.compress(b"abc") + b"more"]
 )
 def test_damaged_compression_under_a_right_tag_is_still_noticed(content: bytes) -> None:
-    with pytest.raises(Tampered):
+    with pytest.raises(Tampered, match=f"^the envelope of session {SESSION}") as caught:
         _open(_sealed_by_hand(content, "zA256GCM"))
+    assert "--repair" in caught.value.hint
 
 
 @pytest.mark.parametrize("wrong", [zlib.compress(b"something else"), b"not zlib"])
@@ -246,8 +258,9 @@ def test_nothing_is_returned_that_does_not_open_to_what_was_sealed(
     wrong: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(zlib, "compress", lambda _: wrong)
-    with pytest.raises(KeyProblem, match="came back changed"):
+    with pytest.raises(KeyProblem, match="came back changed") as caught:
         envelope.seal(b"hello " * 20, key=_key(1), session=SESSION, oid=OID)
+    assert "memory" in caught.value.hint
 
 
 # --- golden
@@ -423,8 +436,9 @@ def test_an_existing_key_file_is_never_overwritten(path: str) -> None:
     content = Path(path).read_bytes()
     assert envelope.new_key_file(path) == first
     assert envelope.new_key_file(path, first.current) == first
-    with pytest.raises(KeyProblem, match="nothing was overwritten"):
+    with pytest.raises(KeyProblem, match="nothing was overwritten") as caught:
         envelope.new_key_file(path, _key(1))
+    assert f"add key {_key(1).id}" in caught.value.hint
     assert Path(path).read_bytes() == content
 
 
@@ -784,8 +798,9 @@ def test_an_export_needs_a_passphrase() -> None:
 
 def test_a_cut_export_is_called_truncated(exported: str) -> None:
     for length in range(len(exported)):
-        with pytest.raises(Truncated):
+        with pytest.raises(Truncated, match=r"^the exported key is cut short") as caught:
             envelope.import_ring(exported[:length], "верный пароль")
+        assert "copy it again" in caught.value.hint
 
 
 @pytest.mark.parametrize("field", [1, 2, 3])

@@ -19,7 +19,6 @@ from annoris.assistant.hooks import EVENTS, SPOOLED
 from annoris.model import Loaded, Session
 from tests.support.machine import Machine, Ran
 from tests.support.tiers import Tiers, forget_failures
-from tests.support.zygote import MEASURED
 
 Machines = Callable[..., Machine]
 ID = "11111111-2222-3333-4444-555555555555"
@@ -319,10 +318,9 @@ print(*sorted(sys.modules))
 
 def test_a_hook_imports_nothing_that_talks_to_anything(machine: Machines) -> None:
     here = machine()
-    env = {name: value for name, value in here.environment.items() if name not in MEASURED}
     done = subprocess.run(
         [sys.executable, "-c", _PROBE],
-        cwd=here.desk, env=env, input=said("x"), capture_output=True, check=True,
+        cwd=here.desk, env=here.unmeasured, input=said("x"), capture_output=True, check=True,
     )  # fmt: skip
     heavy = {
         "sqlite3", "psycopg", "redis", "git", "yaml", "tomllib", "cryptography",

@@ -66,6 +66,11 @@ class Machine:
         path.write_bytes(data.encode() if isinstance(data, str) else data)
         return path
 
+    @property
+    def unmeasured(self) -> dict[str, str]:
+        """The environment without coverage, for tests of what a start imports."""
+        return {key: value for key, value in self.environment.items() if key not in zygote.MEASURED}
+
     def start(
         self, *arguments: str | Path, env: dict[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
