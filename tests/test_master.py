@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,15 @@ def test_a_clone_in_an_impossible_place_is_a_storage_error(tmp_path: Path) -> No
         master.create()
     with pytest.raises(StorageError), master.lock(soon()):
         pass
+
+
+def test_a_clone_made_by_several_at_once_is_one_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = str(tmp_path / "new" / "clone.git")
+    masters = [Master(folder, MasterSettings()) for _ in range(4)]
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(Master.create, masters)) == [None] * 4
+    assert os.listdir(tmp_path / "new") == ["clone.git"]
+    assert put(masters[0], {A: b"1"}) == masters[3].tip()
 
 
 def test_the_lock_is_held_by_one_process_and_freed_by_its_death(clone: Clones) -> None:
@@ -456,8 +466,10 @@ def test_a_fetch_shows_a_tip_without_taking_it(clone: Clones, remote: Path) -> N
     master = clone("one", remote)
     tip = put(master, {A: b"1"})
     new = githttp.commit(remote, {B: b"1"})
+    subprocess.run(["git", f"--git-dir={remote}", "tag", "v1", new], check=True)
     assert master.fetch(soon()) == new
     assert (master.tip(), master.fetched()) == (tip, new)
+    assert not subprocess.check_output(["git", f"--git-dir={master.folder}", "tag"])
     master.accept(new)
     assert master.tip() == new
     githttp.delete_branch(remote)
