@@ -54,6 +54,14 @@ browser:  ## Install Chromium for the tests of the dashboard, where apt-get can;
 	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null'; \
 	} || echo 'no Chromium could be installed: tests/test_browser.py will be skipped'
 
+# One module at a time; mutants/ keeps what is known, so that the next run goes on.
+MODULE ?= plan
+
+mutation: $(INSTALLED)  ## Change MODULE at each place in turn, and see that a test fails
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mutation]'
+	$(BIN)/mutmut run 'annoris.$(MODULE).*'
+	$(BIN)/mutmut results
+
 docs: $(INSTALLED)  ## Build the manual into site/, every link followed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file docs/_site/mkdocs.yml
 	@echo 'open site/index.html; with search: python3 -m http.server -d site'
@@ -114,7 +122,7 @@ chaos: $(INSTALLED)  ## Faults against everything, for MINUTES; SEED replays a p
 	$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --report chaos.json
 
 clean:  ## Remove what these targets made
-	rm -rf .venv dist build site chaos.json .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv dist build site mutants chaos.json .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo test test-postgres lint type audit format coverage browser docs pictures dist \
+.PHONY: help install demo test test-postgres lint type audit format coverage mutation browser docs pictures dist \
 	wheel-test conformance bench bench-scale scale install-size load chaos fuzz clean
