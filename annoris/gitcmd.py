@@ -8,6 +8,7 @@ whole group at the deadline. ``refusal`` turns the words of a failed push or fet
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import re
@@ -171,6 +172,9 @@ def kill_all() -> None:
     """End every process that is under way, with its group: this process is about to end."""
     for process in list(_running):
         kill(process)
+
+
+atexit.register(kill_all)
 
 
 def no_git() -> ConfigError:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from annoris.dataclass import dataclass, field
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from queue import SimpleQueue
 
 T = TypeVar("T")
@@ -31,6 +32,22 @@ def _hand_over(work: Callable[[], object]) -> None:
         jobs = SimpleQueue()
         threading.Thread(target=_serve, args=(jobs,), daemon=True).start()
     jobs.put(work)
+
+
+def begin(work: Callable[[], T]) -> Future[T]:
+    """Do it in a daemon thread, for which no process waits when it has to end."""
+    from concurrent.futures import Future  # noqa: PLC0415
+
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            future.set_exception(error)
+
+    _hand_over(run)
+    return future
 
 
 def _serve(jobs: SimpleQueue[Callable[[], object]]) -> None:

@@ -15,7 +15,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -38,9 +37,21 @@ from annoris.errors import (
 from annoris.follow import Follower, id_of, make_row, project_file
 from annoris.master import now
 from annoris.mirror import Mirror
-from annoris.model import Audit, Cached, Deadline, Entry, Finding, Project, Run, Session
+from annoris.model import (
+    Audit,
+    Cached,
+    Deadline,
+    Entry,
+    Finding,
+    Project,
+    Run,
+    Session,
+    begin,
+)
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from annoris.emergency import Emergency
     from annoris.hot import Hot
 
@@ -190,24 +201,23 @@ class _Look:
         self._stale: set[str] = set()
 
     def run(self) -> list[Finding]:
-        with ThreadPoolExecutor(2) as pool:  # SQLite and git check themselves, we look elsewhere
-            found = [*self._outbox(), *self._dumps(), *self._remote()]
-            sound = pool.submit(self.archive.master.check) if self._checks_objects() else None
-            try:
-                self.tip = self.archive.master.tip()
-                if self.tip:
-                    self.archive.master.must_fit(self.tip)
-                files = self.archive.master.tree(self.tip, lambda _: True)
-            except StorageError as error:
-                found.append(_clone(error.message))
-            except (KeyProblem, ScopeMismatch) as error:
-                found.append(_locked(error))
-            else:
-                found += self._compared(files, pool)
-            found += self._objects(sound)
-        return found
+        found = [*self._outbox(), *self._dumps(), *self._remote()]
+        # SQLite and git check themselves while we look elsewhere.
+        sound = begin(self.archive.master.check) if self._checks_objects() else None
+        try:
+            self.tip = self.archive.master.tip()
+            if self.tip:
+                self.archive.master.must_fit(self.tip)
+            files = self.archive.master.tree(self.tip, lambda _: True)
+        except StorageError as error:
+            found.append(_clone(error.message))
+        except (KeyProblem, ScopeMismatch) as error:
+            found.append(_locked(error))
+        else:
+            found += self._compared(files)
+        return found + list(self._objects(sound))
 
-    def _compared(self, files: dict[str, str], pool: ThreadPoolExecutor) -> list[Finding]:
+    def _compared(self, files: dict[str, str]) -> list[Finding]:
         """All that is compared with master's files. A catalog that SQLite then finds damaged is
         not to be believed, and nothing that was compared with it."""
         catalog = self.archive.catalog
@@ -215,7 +225,7 @@ class _Look:
         found, said = list[Finding](), ""
         try:
             self.archive.follower.refresh()
-            whole = None if self.scope.quick else pool.submit(catalog.damage)
+            whole = None if self.scope.quick else begin(catalog.damage)
             found += self._against(files)
         except StorageError as error:
             said = error.message

@@ -9,6 +9,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -749,3 +750,30 @@ def test_case_19_mutations_of_redis_are_found_and_healed(lab: Lab) -> None:
                 forget_failures(lab.machine)
             # An older position is no damage that anybody could see, nor one that matters.
             lab.judged(harmless=number % 5 == 0 or name == b"position")
+
+
+def test_one_that_is_told_to_end_waits_for_no_check_and_leaves_none_behind(
+    machine: Callable[..., Machine], tmp_path: Path
+) -> None:
+    """git fsck and SQLite's check of many sessions may take minutes."""
+    here = machine()
+    here.save(b"# One\n\ntext\n")
+    git, began, programs = shutil.which("git"), tmp_path / "began", tmp_path / "programs"
+    programs.mkdir()
+    (programs / "git").write_text(
+        f'#!/bin/sh\nfor word; do if [ "$word" = fsck ]; then echo $$ > "{began}"; '
+        f'exec sleep 600; fi; done\nexec "{git}" "$@"\n'
+    )
+    (programs / "git").chmod(0o755)
+    path = f"{programs}{os.pathsep}{here.environment['PATH']}"
+    running = here.start("verify", env={"PATH": path})
+    while not (began.exists() and began.read_text()):
+        assert running.poll() is None
+        time.sleep(0.02)
+    running.terminate()
+    assert running.wait(60) == 143
+    running.communicate()
+    check, end = Path(f"/proc/{began.read_text().strip()}"), time.monotonic() + 60
+    while check.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not check.exists()
