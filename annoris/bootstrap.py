@@ -132,17 +132,18 @@ def set_up(
     check_remote(remote)
     deadline = Deadline(settings.master.push_seconds * 5)
     new = _new_master(settings, _absolute(remote), branch, include, move=move)
-    previous = open_archive(settings)
-    previous.master.create()
+    with closing(open_archive(settings)) as previous:
+        previous.master.create()
+        before = previous.master.tip()
     if remote:
         probe = Master(settings.at("clone.git"), new)
         new = replace(new, branch=_branch(branch, new, *probe.branches(deadline)))
     target = replace(settings, master=new, encryption=EncryptionSettings(scope))
-    archive = open_archive(target)
-    joined = _bring(archive, previous.master.tip(), deadline, convert=convert)
-    archive.follower.refresh()
-    _write_down(path, settings, target)
-    return _done(archive, joined, path)
+    with closing(open_archive(target)) as archive:
+        joined = _bring(archive, before, deadline, convert=convert)
+        archive.follower.refresh()
+        _write_down(path, settings, target)
+        return _done(archive, joined, path)
 
 
 def _new_master(
