@@ -55,10 +55,10 @@ _CLOSE = rb"(?m)^(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)"
 _BLANK = rb"[ \t]*\r?\n"
 
 # The form that ``stamp`` writes: it is read without importing yaml (25 ms).
-_PLAIN = r"\w(?:[\w ./@+,()-]++|:(?=[\w./@+,()-]))*+(?<! )"
+_PLAIN = r"\w(?>(?:[\w ./@+,()-]++|:(?=[\w./@+,()-]))*)(?<! )"
 _SIMPLE = (
     rf"([A-Za-z][A-Za-z0-9_-]{{0,63}}): "
-    rf'(?:({_PLAIN})|"((?:[^"\\{_CONTROL}]++|\\["\\])*+)")\r?\n'
+    rf'(?:({_PLAIN})|"((?>(?:[^"\\{_CONTROL}]++|\\["\\])*))")\r?\n'
 )
 # A broken block is an error when its first line has the look of a key, else it is prose.
 _KEY_LINE = (
@@ -496,8 +496,8 @@ _INLINE = r"""(?xi)
       \\(?P<escaped>[!-/:-@\[-`{-~])
     | (?P<ticks>`+)(?P<code>.+?)(?P=ticks)(?!`)
     | <(?:(?P<address>[a-z][a-z0-9+.-]*:[^\s<>]*)|/?[a-z][^<>]*|!--.*?--)>
-    | !?\[(?P<label>(?:[^\[\]]|\[[^\[\]]*\](?:\([^()]*\))?)*+)\]
-      (?:\((?:[^()]|\([^()]*\))*+\)|\[[^\[\]]*\])
+    | !?\[(?P<label>(?>(?:[^\[\]]|\[[^\[\]]*\](?:\([^()]*\))?)*))\]
+      (?:\((?>(?:[^()]|\([^()]*\))*)\)|\[[^\[\]]*\])
     | (?P<star>\*{1,3}|~~)(?=\S)(?P<starred>.+?)(?<=\S)(?P=star)
     | (?<!\w)(?P<line>_{1,3})(?=\S)(?P<lined>.+?)(?<=\S)(?P=line)(?!\w)
 """

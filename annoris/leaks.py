@@ -242,13 +242,14 @@ def _token(name: str, anchors: str, secret: str) -> _Rule:
     return _Rule(name, tuple(anchors.split()), pattern, in_long_word=True)
 
 
+# Python 3.11.2 takes a part of a possessive group's last, failing round along: groups are atomic.
 # Between two lines of a key, as code quotes them; then headers, full lines, the last ones.
-_GAP = r"""(?:[\s"'+,>|`\\]|\\[nrt]){0,99}+"""
+_GAP = r"""(?>(?:[\s"'+,>|`\\]|\\[nrt]){0,99})"""
 _PRIVATE_KEY = (
     r"(?P<secret>-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
-    rf"(?:{_GAP}[A-Z][A-Za-z-]{{1,20}}: [^\n\\]{{1,100}}){{0,5}}+"
-    rf"(?:{_GAP}[A-Za-z0-9+/=]{{40,}}+)++"
-    rf"(?:(?:{_GAP}[A-Za-z0-9+/=]{{1,80}}+){{0,2}}+{_GAP}-----END [A-Z0-9 ]{{1,50}}-----)?)"
+    rf"(?>(?:{_GAP}[A-Z][A-Za-z-]{{1,20}}: [^\n\\]{{1,100}}){{0,5}})"
+    rf"(?>(?:{_GAP}[A-Za-z0-9+/=]{{40,}}+)+)"
+    rf"(?:(?>(?:{_GAP}[A-Za-z0-9+/=]{{1,80}}+){{0,2}}){_GAP}-----END [A-Z0-9 ]{{1,50}}-----)?)"
 )
 # A name that promises a secret (not the place in a list, nor a form's guard), and its tail.
 _KEY = (
@@ -385,7 +386,7 @@ _RULES = (
     _Rule(
         "assigned-secret",
         ("pass", "pwd", "secret", "token", "key", "парол", "токен", "секрет", "ключ"),
-        rf"(?i:{_KEY}{_ASSIGNS})(?P<secret>{_VALUE_PART}(?:\.{_VALUE_PART}){{0,2}}+={{0,2}}+)(?![(\[])",
+        rf"(?i:{_KEY}{_ASSIGNS})(?P<secret>{_VALUE_PART}(?>(?:\.{_VALUE_PART}){{0,2}})={{0,2}}+)(?![(\[])",
         _is_assigned,
     ),
 )
