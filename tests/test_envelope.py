@@ -577,6 +577,10 @@ def test_what_a_killed_run_left_never_spoils_the_key_file(path: str) -> None:
     assert not os.path.exists(path + ".new")
 
 
+def test_a_key_file_may_be_a_name_in_the_working_folder() -> None:
+    assert envelope.new_key_file("key") == envelope.load_ring("key")
+
+
 def test_a_link_to_the_key_file_stays_a_link(path: str, tmp_path: Path) -> None:
     envelope.new_key_file(path)
     link = tmp_path / "link"

@@ -145,6 +145,11 @@ def test_the_clone_remembers_whose_history_it_holds(clone: Clones, remote: Path)
     assert clone("one", remote, branch="other").claimed() is False
 
 
+def test_what_is_included_is_part_of_what_a_projection_was_made_from(clone: Clones) -> None:
+    several = [clone(include=include).identity for include in (("a", "b"), ("ab",), ())]
+    assert len(set(several)) == len(several)
+
+
 # --- bytes in, bytes out ---------------------------------------------------------------------
 
 BYTES = {
@@ -416,6 +421,7 @@ def test_only_what_annoris_removed_counts_as_deliberate(clone: Clones, remote: P
     master = clone("one", remote)
     start = put(master, {A: b"1", B: b"1", C: b"1"})
     put(master, {A: None}, "1-aa")
+    put(master, {C: None})  # in no save of the outbox
     githttp.commit(remote, {B: None})
     assert master.deliberate(start, update(master)) == {A}
 
@@ -482,6 +488,18 @@ def test_a_fetch_shows_a_tip_without_taking_it(clone: Clones, remote: Path) -> N
         check=True, stdout=subprocess.PIPE, text=True,
     ).stdout.split()  # fmt: skip
     assert {tip, new} <= set(shown)
+
+
+def test_to_forget_lets_the_past_of_other_branches_be(clone: Clones) -> None:
+    master = clone()
+    tips = [put(master, {A: b"%d" % number}) for number in range(2)]
+    git = ["git", f"--git-dir={master.folder}"]
+    for tip in tips:
+        subprocess.run([*git, "update-ref", "refs/heads/other", tip], check=True)
+    master.forget(soon())
+    for branch, past in (("other", tips[::-1]), ("main", [])):
+        log = [*git, "log", "--walk-reflogs", "--format=%H", branch, "--"]
+        assert subprocess.check_output(log, text=True).split() == past
 
 
 def test_a_tip_in_packed_refs_is_read_too(clone: Clones) -> None:
@@ -553,6 +571,19 @@ def test_a_token_is_used_for_its_own_remote_only(
         assert master.fetch(soon()) == ""
     assert seen
     assert set(seen) == {""}
+
+
+def test_a_program_in_place_of_ssh_is_used(
+    clone: Clones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, called = tmp_path / "program", tmp_path / "called"
+    program.write_text(f'#!/bin/sh\necho "$@" > "{called}"\nexit 1\n')
+    program.chmod(0o755)
+    master = clone("one", "git@host.invalid:a/b.git")
+    monkeypatch.setenv("GIT_SSH", str(program))
+    with pytest.raises(AnnorisError):
+        master.fetch(soon())
+    assert "git@host.invalid" in called.read_text()
 
 
 @pytest.mark.parametrize("ref", ["refs/heads/main", "refs/annoris/fetched"])
