@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from annoris.archive import Archive
 from annoris.breaker import Breaker
 from annoris.catalog import Catalog
-from annoris.errors import KeyProblem, UsageError
+from annoris.errors import KeyProblem, RemoteUnreachable, UsageError
 from annoris.layout import Layout, Plain, Sealed
 from annoris.master import Master
 from annoris.model import Deadline, SetUp
@@ -137,7 +137,12 @@ def set_up(
         before = previous.master.tip()
     if remote:
         probe = Master(settings.at("clone.git"), new)
-        new = replace(new, branch=_branch(branch, new, *probe.branches(deadline)))
+        try:
+            found = probe.branches(deadline)
+        except RemoteUnreachable as error:
+            told = f"{error.message}; nothing was changed"
+            raise RemoteUnreachable(told, hint="check the address, then run it again") from error
+        new = replace(new, branch=_branch(branch, new, *found))
     target = replace(settings, master=new, encryption=EncryptionSettings(scope))
     with closing(open_archive(target)) as archive:
         joined = _bring(archive, before, deadline, convert=convert)

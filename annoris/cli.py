@@ -197,7 +197,8 @@ def _run() -> int:
     except _MISUSE as error:
         context: Any = getattr(error, "ctx", None)
         told = error.format_message().rstrip(".")  # type: ignore[attr-defined]
-        hint = f"{context.command_path if context else 'annoris'} --help"
+        named = [word for word in sys.argv[1:] if word in _COMMANDS][:1]  # where typer names none
+        hint = f"{context.command_path if context else ' '.join(['annoris', *named])} --help"
         raise UsageError(told[:1].lower() + told[1:], hint=hint) from None
     finally:
         sys.stdout.flush()  # what can't be written is an error, not ignored at exit

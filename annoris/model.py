@@ -34,17 +34,26 @@ def _hand_over(work: Callable[[], object]) -> None:
     jobs.put(work)
 
 
-def begin(work: Callable[[], T]) -> Future[T]:
-    """Do it in a daemon thread, for which no process waits when it has to end."""
-    from concurrent.futures import Future  # noqa: PLC0415
+def begin(work: Callable[[], T], discard: Callable[[T], object] = lambda _: None) -> Future[T]:
+    """Do it in a daemon thread, for which no process waits when it has to end.
+
+    ``discard`` gets what it answers after the future was cancelled.
+    """
+    from concurrent.futures import Future, InvalidStateError  # noqa: PLC0415
 
     future: Future[T] = Future()
 
     def run() -> None:
         try:
-            future.set_result(work())
+            answer = work()
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-            future.set_exception(error)
+            with suppress(InvalidStateError):
+                future.set_exception(error)
+            return
+        try:
+            future.set_result(answer)
+        except InvalidStateError:
+            discard(answer)
 
     _hand_over(run)
     return future
@@ -76,23 +85,7 @@ class Deadline:
         For work that can't be cut, such as looking up a host's name: it then goes on in a
         daemon thread, and ``discard`` gets what it answers too late.
         """
-        from concurrent.futures import Future, InvalidStateError  # noqa: PLC0415
-
-        future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                answer = work()
-            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-                with suppress(InvalidStateError):
-                    future.set_exception(error)
-                return
-            try:
-                future.set_result(answer)
-            except InvalidStateError:
-                discard(answer)
-
-        _hand_over(run)
+        future = begin(work, discard)
         try:
             return future.result(self.left())
         except TimeoutError:

@@ -117,6 +117,10 @@ BAD = {
     "retry of nothing": Bad("outbox retry 7", 3, r"no draft 7"),
     "drop of nothing": Bad("outbox drop ../x", 3, r"no draft \.\./x"),
     "an unknown option": Bad("load --fresch", 2, r"no such option.*--fresch.*\n  .*load --help"),
+    "an option without its value": Bad("load --rev", 2, r"requires an argument\n  .*load --help"),
+    "a remote that is away": Bad(
+        "init --remote http://127.0.0.1:9/x.git", 5, r"nothing was changed\n  check the address",
+    ),
     "an unknown command": Bad("lod", 2, r"no such command 'lod'.*load.*\n  .* --help"),
     "a missing argument": Bad("delete", 2, r"missing argument.*SEL.*\n  .*delete --help"),
     "a missing command": Bad("schedule", 2, r"missing command\n  .*schedule --help"),
