@@ -603,6 +603,18 @@ def test_case_15_a_hook_that_refuses_everything_blames_no_document(
     holds([here], remote, bodies)
 
 
+def test_the_first_fetch_may_take_longer_than_any_other(
+    machine: Machines, server: GitServer
+) -> None:
+    """A large master comes whole, which each other time it does not."""
+    machine("there", remote=server.url).save(doc(0))
+    here = machine("here", remote=server.url, master_push_seconds="2")
+    server.delay = 1.2  # each of at least two requests
+    assert here.sync().code == 0
+    server.delay = 0.0
+    assert here.run("load", "--body").out == doc(0)
+
+
 # --- case 16: long offline -------------------------------------------------------------------
 
 

@@ -277,6 +277,16 @@ def test_history_of_a_name_is_its_own(name: str, clone: Clones) -> None:
     assert set(master.removed_with(master.tip())) == gone
 
 
+def test_a_push_moves_our_branch_also_where_git_itself_does_not(
+    clone: Clones, remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master = clone(remote=remote)
+    given = {key: value for key, value in master._extra().items() if not key.endswith(".fetch")}
+    monkeypatch.setattr(master, "_extra", lambda: given)
+    made = put(master, {A: b"1"})
+    assert made == master.tip() == githttp.head(remote)
+
+
 def test_a_fetch_that_meets_another_one_is_tried_again(
     clone: Clones, remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
