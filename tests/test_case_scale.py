@@ -95,7 +95,7 @@ def test_case_26_with_thirty_times_the_sessions_a_verb_costs_about_the_same(
     for count in (FEW, MANY):
         remote = githttp.bare(tmp_path / f"{count}.git")
         githttp.commit(remote, _sessions(count))
-        here = machine(f"with {count}", remote, master_fresh_seconds="0.001")
+        here = machine(f"with {count}", remote, master_fresh_seconds="0.000001")
         with monkeypatch.context() as patch:
             patch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
             found[count] = _costs(here, log)
